@@ -1,0 +1,113 @@
+"""What a data set is: cases, channels and label names. Every setting of Semivox follows from these."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from semivox.data.labels import LabelMap
+from semivox.errors import DataError, unknown
+
+Split = Literal["train", "val", "test"]
+
+DEFAULT = "default"
+"""Name of the domain and the task of a data set that names none."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: `images` holds one file per channel (or one RGB file), `label` is None where there is none."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    domain: str = DEFAULT
+    task: str = DEFAULT
+    split: Split = "train"
+    group: str = ""
+    """The patient; cases of one group are never split over train and test. Empty: the case is a group of its own."""
+
+    @property
+    def patient(self) -> str:
+        """`group`, or the case's own id where it has none."""
+        return self.group or self.id
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases that share channels and label names. `cases` keep the published order: `hide_labels` goes by it."""
+
+    name: str
+    root: Path
+    channels: tuple[str, ...]
+    labels: LabelMap
+    cases: tuple[Case, ...]
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task → the label names annotated in its cases; a task that is absent annotates all of them."""
+    file_ending: str = ".nii.gz"
+    """Ending of label files, and so of predictions."""
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __getitem__(self, case_id: str) -> Case:
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        raise unknown("case", case_id, [case.id for case in self.cases])
+
+    def split(self, name: Split) -> tuple[Case, ...]:
+        """Cases of one split, in order."""
+        return tuple(case for case in self.cases if case.split == name)
+
+    def labelled(self) -> tuple[Case, ...]:
+        """Training cases with a label."""
+        return tuple(case for case in self.split("train") if case.label is not None)
+
+    def unlabelled(self) -> tuple[Case, ...]:
+        """Training cases without a label."""
+        return tuple(case for case in self.split("train") if case.label is None)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domain names in order of first appearance."""
+        return tuple(dict.fromkeys(case.domain for case in self.cases))
+
+    def known_classes(self, task: str) -> tuple[bool, ...]:
+        """Per class, whether a case of `task` has it annotated; background counts as known only if all others are."""
+        names = self.tasks.get(task, self.labels.foreground)
+        known = [name in names for name in self.labels.foreground]
+        return (all(known), *known)
+
+    def hide_labels(self, keep: int | dict[str, int] | None) -> "Dataset":
+        """The data set in which only the first `keep` labelled groups per domain and task keep their label.
+
+        The others lose the very path of their label file, so that nothing after this can read it. A dictionary sets
+        the number for single domains; the domains it does not name keep all labels. None hides nothing.
+        """
+        if keep is None:
+            return self
+        if isinstance(keep, dict):
+            for domain in keep:
+                if domain not in self.domains:
+                    raise unknown("domain", domain, self.domains)
+        kept: dict[tuple[str, str], list[str]] = {}
+        cases = []
+        for case in self.cases:
+            number = keep.get(case.domain) if isinstance(keep, dict) else keep
+            if case.split == "train" and case.label is not None and number is not None:
+                groups = kept.setdefault((case.domain, case.task), [])
+                if case.patient not in groups and len(groups) < number:
+                    groups.append(case.patient)
+                if case.patient not in groups:
+                    case = replace(case, label=None)
+            cases.append(case)
+        for (domain, task), groups in kept.items():
+            number = keep[domain] if isinstance(keep, dict) else keep
+            if len(groups) < number:
+                where = "" if (domain, task) == (DEFAULT, DEFAULT) else f" in domain '{domain}', task '{task}'"
+                raise DataError(
+                    f"{self.name}: --labelled {number} asks for more than the {len(groups)} labelled training groups"
+                    f"{where}; ask for at most {len(groups)}"
+                )
+        return replace(self, cases=tuple(cases))

@@ -1,0 +1,129 @@
+"""The interface of a semi-supervised method: one algorithm, one file, one class.
+
+A method declares the views it wants, builds its networks, and says for a batch which loss terms there are. It knows
+nothing of loops, devices, precision, logging or checkpoints. Everything it does not say has a default that amounts to
+training one network on the labelled samples.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from semivox.inference.windows import Windows
+from semivox.methods.average import Average
+from semivox.methods.clock import Clock
+from semivox.methods.problem import Problem
+from semivox.planning.demand import Demand, Views
+from semivox.sampling.batch import Batch
+
+Terms = dict[str, Tensor]
+"""Named loss terms, already weighted; the engine sums, logs and steps them."""
+
+
+class MethodSettings(BaseModel):
+    """Base of a method's typed settings; an unknown name is an error, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """One optimiser: the modules it trains, and where it differs from the run's settings (None: as the run says)."""
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    kind: Literal["sgd", "adam", "adamw"] | None = None
+    learning_rate: float | None = None
+    schedule: Literal["poly", "constant", "cosine"] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the budget. `initialise` maps a module's name to the one whose weights it takes when the stage begins."""
+
+    name: str
+    share: float = 1.0
+    unlabelled: bool = True
+    """Whether the unlabelled stream is made in this stage."""
+    initialise: dict[str, str] = field(default_factory=dict)
+    keep_optimisers: bool = True
+
+
+class Method(nn.Module):
+    """Base class. A subclass gives `losses`, usually `build`, `views` and `Settings`; the rest where it needs more."""
+
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    views: Views = Views()
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Network capabilities that the method relies on."""
+    paper: ClassVar[str] = ""
+
+    def __init__(self, settings: MethodSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or self.Settings()
+        self.notes: dict[str, Tensor] = {}
+
+    @classmethod
+    def demand(cls, settings: MethodSettings) -> Demand:
+        """What a step costs, for planning. The default is labelled-only training of one network."""
+        return Demand(views=cls.views)
+
+    def build(self, problem: Problem) -> None:
+        """Makes the modules. The default is one network."""
+        self.problem = problem
+        self.network = problem.network()
+
+    def losses(self, batch: Batch, clock: Clock) -> Terms:
+        """Named, already weighted loss terms of one step."""
+        raise NotImplementedError
+
+    def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms]]]:
+        """(optimiser name, function → terms) pairs. The engine calls, back-propagates and steps them lazily in order."""
+        yield "main", lambda: self.losses(batch, clock)
+
+    def optimisers(self) -> Sequence[Optimiser]:
+        """The default is one, `main`, over every trainable parameter."""
+        return (Optimiser("main", (self,)),)
+
+    def stages(self) -> Sequence[Stage]:
+        """The default is one stage over the whole budget."""
+        return (Stage("train"),)
+
+    def prepare_stage(self, stage: Stage, tools: "object") -> None:
+        """Runs once before a stage, e.g. to store pseudo-labels."""
+
+    def after_step(self, clock: Clock) -> None:
+        """After the optimisers have stepped. The default moves every average."""
+        for module in self.modules():
+            if isinstance(module, Average):
+                module.update(clock.step)
+
+    def predict(self, image: Tensor, task: str) -> Tensor:
+        """Class probabilities (B, K, *space), float32, of one batch of patches (B, C, *space)."""
+        return self.inference_modules()[0](image).float().softmax(1)
+
+    def inference_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that `predict` needs, and so the ones a model folder holds. The default is the first child."""
+        return (next(self.children()),)
+
+    def predict_volume(self, volume: Tensor, windows: Windows, task: str) -> Tensor:
+        """Class probabilities (K, X, Y, Z) of a prepared scan (C, X, Y, Z). The default slides a window of `predict`."""
+        return windows.run(lambda patch: self.predict(patch, task), volume)
+
+    def note(self, **compared: Tensor) -> None:
+        """Hands what was compared to whoever watches: pseudo-label health, additions such as feature augmentation.
+
+        Known names: `student` and `teacher` probabilities (B, K, *space) on the unlabelled samples, `kept` (B, *space)
+        bool, the voxels whose pseudo-label counts. They are detached and forgotten after the step.
+        """
+        self.notes.update({name: value.detach() for name, value in compared.items()})
+
+
+@torch.no_grad()
+def without_gradient(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """Calls `function` without recording a gradient."""
+    return function(*arguments)

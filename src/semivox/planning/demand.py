@@ -1,0 +1,45 @@
+"""What a method needs, in plain numbers, so that planning need not know any method."""
+
+from dataclasses import dataclass
+
+KINDS = ("plain", "weak", "noisy", "strong")
+"""`plain`: the crop as it is. `weak`: flips, turns and small affine changes. `noisy`: the weak view plus clipped
+Gaussian noise. `strong`: the weak view plus strong intensity changes. All views of a sample share one geometry."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views per stream, in the order in which `Stream.views` holds them. Nothing else is made.
+
+    `unlabelled_batches`: how many unlabelled batches of the plan's size one step sees (FixMatch-like ratios).
+    `clip`: adjacent slices per sample that share one draw (2-D only); flattened into the batch axis.
+    """
+
+    labelled: tuple[str, ...] = ("weak",)
+    unlabelled: tuple[str, ...] = ()
+    unlabelled_batches: int = 1
+    clip: int = 1
+
+    def __post_init__(self) -> None:
+        for kind in (*self.labelled, *self.unlabelled):
+            if kind not in KINDS:
+                raise ValueError(f"unknown view '{kind}'; there are {KINDS}")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Counts per step, in units of one network and one sample.
+
+    A *kept* forward is one whose activations stay until the backward pass. `labelled_forwards` kept forwards of each
+    labelled sample, `unlabelled_forwards` kept forwards of each unlabelled sample, `teacher_forwards` forwards without
+    gradient of each unlabelled sample.
+    """
+
+    views: Views = Views()
+    networks: int = 1
+    """Trained copies of the network (weights, gradients, optimiser state)."""
+    averages: int = 0
+    """Averaged or frozen copies (weights only)."""
+    labelled_forwards: int = 1
+    unlabelled_forwards: int = 0
+    teacher_forwards: int = 0
