@@ -1,0 +1,75 @@
+"""The registry of methods: a dictionary written by hand, name → where its class is.
+
+`find_method` also takes `path/to/file.py:Class`, and names that other packages offer under the entry point
+group `semivox.methods`.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semivox.errors import SettingError, unknown
+
+if TYPE_CHECKING:
+    from semivox.methods.method import Method
+
+METHODS = {
+    "supervised": "semivox.methods.supervised:Supervised",
+    "mean_teacher": "semivox.methods.mean_teacher:MeanTeacher",
+    "cross_pseudo_supervision": "semivox.methods.cross_pseudo_supervision:CrossPseudoSupervision",
+}
+
+ALIASES = {"labelled_only": "supervised", "mt": "mean_teacher", "cps": "cross_pseudo_supervision"}
+
+
+def method_names() -> list[str]:
+    """Names of every method at hand, those of installed packages included."""
+    offered = [point.name for point in importlib.metadata.entry_points(group="semivox.methods")]
+    return [*METHODS, *(name for name in offered if name not in METHODS)]
+
+
+def find_method(name: str) -> "type[Method]":
+    """The class of a method by registered name, alias, entry point, or `file.py:Class`.
+
+    Raises SettingError for a name that is none of these.
+    """
+    if ".py:" in name:
+        return _from_file(name)
+    normal = name.lower().replace("-", "_")
+    normal = ALIASES.get(normal, normal)
+    if normal in METHODS:
+        module, _, attribute = METHODS[normal].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for point in importlib.metadata.entry_points(group="semivox.methods"):
+        if point.name == name:
+            return point.load()
+    raise unknown("method", name, [*method_names(), *ALIASES])
+
+
+def _from_file(name: str) -> "type[Method]":
+    from semivox.methods.method import Method
+
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise SettingError(f"--method {name}: there is no file '{path}'; give path/to/file.py:Class")
+    specification = importlib.util.spec_from_file_location(f"semivox_user_method_{path.stem}", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # so that pickling and dataclasses find the module by its name
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        raise SettingError(f"--method {name}: '{path}' does not import: {type(error).__name__}: {error}") from error
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Method) and value is not Method
+    }
+    if attribute not in classes:
+        raise unknown(f"method class in {path}", attribute, classes or ["(no subclass of semivox.Method is in the file)"])
+    return classes[attribute]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -103,8 +102,12 @@ class Method(nn.Module):
                 module.update(clock.step)
 
     def predict(self, image: Tensor, task: str) -> Tensor:
-        """Class probabilities (B, K, *space), float32, of one batch of patches (B, C, *space)."""
-        return self.inference_modules()[0](image).float().softmax(1)
+        """Class probabilities (B, K, *space), float32, of one batch of patches (B, C, *space).
+
+        The default is the mean over `inference_modules`.
+        """
+        modules = self.inference_modules()
+        return sum(module(image).float().softmax(1) for module in modules) / len(modules)
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         """The modules that `predict` needs, and so the ones a model folder holds. The default is the first child."""
@@ -117,13 +120,8 @@ class Method(nn.Module):
     def note(self, **compared: Tensor) -> None:
         """Hands what was compared to whoever watches: pseudo-label health, additions such as feature augmentation.
 
-        Known names: `student` and `teacher` probabilities (B, K, *space) on the unlabelled samples, `kept` (B, *space)
-        bool, the voxels whose pseudo-label counts. They are detached and forgotten after the step.
+        Known names: `student` and `teacher`, logits or probabilities (B, K, *space) on the unlabelled samples; `kept`
+        (B, *space) bool, the voxels whose pseudo-label counts. They are detached, and forgotten after the step.
         """
         self.notes.update({name: value.detach() for name, value in compared.items()})
 
-
-@torch.no_grad()
-def without_gradient(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """Calls `function` without recording a gradient."""
-    return function(*arguments)

@@ -1,0 +1,74 @@
+"""What a method is given to build itself: the shape of the task, networks for it, and the supervised loss."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from semivox.data.labels import LabelMap
+from semivox.errors import SettingError
+from semivox.losses.supervised import supervised_loss
+from semivox.methods.average import Average
+from semivox.networks import make_network
+from semivox.networks.network import Network
+from semivox.planning.plan import Plan
+from semivox.sampling.batch import Stream
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`channels` in, `classes` out (background included), on patches of `plan.patch`."""
+
+    plan: Plan
+    channels: int
+    labels: LabelMap
+    requires: frozenset[str] = field(default_factory=frozenset)
+    """Network capabilities that the method asked for; checked whenever a network is made."""
+
+    @property
+    def dimensions(self) -> int:
+        return self.plan.dimensions
+
+    @property
+    def classes(self) -> int:
+        return self.labels.count
+
+    def network(self, name: str | None = None, **changes: Any) -> Network:
+        """A freshly initialised network: the plan's, or another by `name`; `changes` override its settings."""
+        choice = self.plan.network
+        settings = {**(choice.settings if name in (None, choice.name) else {}), **changes}
+        network = make_network(
+            name or choice.name,
+            dimensions=self.dimensions,
+            channels=self.channels,
+            classes=self.classes,
+            settings=settings,
+            patch=self.plan.patch,
+        )
+        missing = self.requires - network.capabilities
+        if missing:
+            raise SettingError(
+                f"network '{name or choice.name}' cannot give {', '.join(sorted(missing))}, which this method needs;"
+                " choose another with --network (see `semivox networks`)"
+            )
+        return network
+
+    def average(
+        self, network: nn.Module, decay: float, *, buffers: bool = True, mode: Literal["train", "eval"] = "eval"
+    ) -> Average:
+        """A moving average of `network`; see `Average` for the two policies."""
+        return Average(network, decay, buffers=buffers, mode=mode)
+
+    def frozen(self, module: nn.Module) -> nn.Module:
+        """`module`, never trained."""
+        return module.requires_grad_(False).eval()
+
+    def supervised_loss(self, logits: Tensor, stream: Stream) -> Tensor:
+        """The supervised term of every method: ½ (cross-entropy + Dice) on a labelled stream.
+
+        logits: (B, K, *space), of the stream's views. Voxels on padding or marked `IGNORE` do not count; classes that a
+        sample's task does not annotate are merged into its background.
+        """
+        if stream.label is None:
+            raise ValueError("supervised_loss: the stream has no labels")
+        return supervised_loss(logits, stream.label, known=stream.known)
