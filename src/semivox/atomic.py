@@ -1,11 +1,14 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed over it."""
+"""Files and folders that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from semivox.errors import ResourceError, SettingError
 
 
 @contextmanager
@@ -31,3 +34,35 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path` in one step."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it becomes `path`, on failure it goes away with its files.
+
+    Raises SettingError where `path` already holds something, and ResourceError where it cannot be written or the disk
+    is full.
+    """
+    path = Path(path)
+    try:
+        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            raise SettingError(f"{path}: already exists; name another folder, or remove this one first")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written ({error.strerror}); name a folder that you may write") from None
+    try:
+        temporary = folder / path.name
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"{path}: the disk is full; free some space or name another folder") from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
