@@ -2,8 +2,8 @@
 
 A body holds a liver, a kidney and a vessel that vary in place, size and contrast, a spine as bright as the vessel, and
 nodules as bright as the organs, so that intensity alone does not tell them. Two scanners see it: `scanner_b` has
-another contrast, a stronger bias field, more noise, other voxels and another axis direction. Most training cases have no
-label, and few of those that have one come from `scanner_b`.
+another contrast, a stronger bias field, more noise, other voxels and other axis directions. Most training cases have
+no label, and few of those that have one come from `scanner_b`.
 """
 
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ def _anatomy(points_mm: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
     ]
     spine = ellipsoid((0, -22, 0), (7, 6, 200), 1)
     liver = ellipsoid((17, 4, 4), (14, 15, 20), 2)
-    kidney = ellipsoid((-20, -5, 0), (8, 9, 14), 2)
+    kidney = ellipsoid((-20, -5, 0), (9, 10, 15), 2)
     sway = rng.uniform(2, 5) * np.sin(z / rng.uniform(12, 20) + rng.uniform(0, 2 * np.pi))
     vessel = (x + 3 - sway + rng.normal(0, 1)) ** 2 + (y + 6 + sway / 2 + rng.normal(0, 1)) ** 2 < rng.uniform(
         4, 5.5
