@@ -1,0 +1,43 @@
+"""What is done to a predicted label map before it is written."""
+
+import numpy as np
+
+
+def keep_largest_component(classes: np.ndarray) -> np.ndarray:
+    """Each foreground class reduced to its largest connected component; what is cut off becomes background.
+
+    `classes` is (X, Y, Z), class indices; a 2-D picture has one slice. Voxels that share a corner are connected (26
+    neighbours, 8 in one slice). Of components of equal size the first in memory order stays; an empty map stays empty.
+    """
+    result = classes.copy()
+    for index in np.unique(classes):
+        if index:
+            mask = classes == index
+            result[mask & ~_largest(mask)] = 0
+    return result
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest component of a mask that is not empty."""
+    # Only the mask's bounding box is searched: organs are small in their scans.
+    box = tuple(
+        slice(int(filled[0]), int(filled[-1]) + 1)
+        for filled in (np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
+    )
+    components = _components(mask[box])
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    largest = np.zeros_like(mask)
+    largest[box] = components == sizes.argmax()
+    return largest
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+    """Component numbers from 1, in memory order of their first voxel; 0 outside the mask."""
+    try:
+        import cc3d
+    except ImportError:
+        from scipy import ndimage
+
+        return ndimage.label(mask, np.ones((3, 3, 3)))[0]
+    return cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
