@@ -1,0 +1,36 @@
+"""Checkpoints: all that must survive an interruption, written in one step, read without running code."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semivox.atomic import atomic_path
+from semivox.errors import RunError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors, numbers and strings (nested in dictionaries and lists) to `path` in one step."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads what `save_checkpoint` wrote. Nothing in the file is executed.
+
+    Raises RunError in one line where the file is missing, damaged, of another format, or carries code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: there is no checkpoint to resume from; start the run anew with another --out") from None
+    except pickle.UnpicklingError:
+        raise RunError(f"{path}: carries more than weights and was not loaded; it is not a Semivox checkpoint") from None
+    except Exception as error:
+        raise RunError(f"{path}: is damaged or not a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise RunError(f"{path}: is not a checkpoint of this version of Semivox; train anew")
+    return content

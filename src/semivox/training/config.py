@@ -1,0 +1,185 @@
+"""Everything that is decided before a run, in one typed, readable record: train again from it alone."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from semivox.atomic import atomic_write_text
+from semivox.errors import RunError, SettingError, unknown
+from semivox.methods import find_method
+from semivox.methods.method import MethodSettings
+from semivox.planning.plan import Part, Plan, first_fault
+from semivox.sampling.views import ViewSettings
+
+
+class DataSettings(Part):
+    """Which scans, and which of their labels may be seen."""
+
+    datasets: tuple[Path, ...]
+    unlabelled: Path | None = None
+    """A folder of further scans without labels."""
+    labelled: int | dict[str, int] | None = None
+    """How many groups keep their label, per domain and task; null: all."""
+    labels: tuple[str, ...] | None = None
+    """Only these label names; null: all."""
+    store: Path
+    """Folder in which stores lie."""
+
+
+class MethodChoice(Part):
+    """A method's name and its settings, defaults included."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+class TrainingSettings(Part):
+    """How the engine trains, whatever the method."""
+
+    iterations: int = Field(ge=1)
+    """Optimiser steps of the run."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """For sgd."""
+    nesterov: bool = False
+    schedule: Literal["poly", "constant", "cosine"] = "poly"
+    """Learning rate over the run: (1 - t/N)^0.9, constant, or half a cosine."""
+    warmup_share: float = Field(0.02, ge=0, le=1)
+    """Share of the run over which the learning rate grows linearly from 0."""
+    gradient_clip: float = Field(12.0, ge=0)
+    """Largest L2 norm of the gradient; 0 does not clip."""
+    foreground_share: float = Field(0.5, ge=0, le=1)
+    """Share of labelled crops that must contain foreground."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    """Processes (one per GPU, or CPU processes)."""
+    precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware computes it, else 32."""
+    compile: bool = False
+    workers: int = Field(0, ge=0)
+    """Processes that read patches beside the training process."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+    log_every: int = Field(10, ge=1)
+    """Steps between rows of log.csv."""
+    selection: Literal["last", "validation"] = "last"
+    """Which weights are kept: those of the last step, or the best on the validation cases."""
+    validate_every: int = Field(0, ge=0)
+    """Steps between validations; 0: a tenth of the run, where `selection` is validation."""
+    patience: int = Field(0, ge=0)
+    """Validations without improvement after which training stops; 0: never."""
+
+
+class InferenceSettings(Part):
+    """How a trained model predicts a scan."""
+
+    overlap: float = Field(0.5, ge=0, lt=1)
+    """Share of a window that its neighbour covers too."""
+    flips: tuple[int, ...] = ()
+    """Axes (of the patch) along which mirrored predictions are averaged in."""
+    largest_component: bool = False
+    """Keep only the largest connected component of each class."""
+    uncertainty: bool = False
+    """Write the entropy of the prediction (0 to 1) beside it."""
+    batch: int = Field(4, ge=1)
+    """Windows per forward pass."""
+
+
+class Config(Part):
+    """One run."""
+
+    data: DataSettings
+    plan: Plan
+    method: MethodChoice
+    training: TrainingSettings
+    views: ViewSettings = ViewSettings()
+    inference: InferenceSettings = InferenceSettings()
+    seed: int = Field(0, ge=0)
+
+    def save(self, path: Path) -> None:
+        """Writes the config as YAML."""
+        atomic_write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        """Reads a run's config.yaml. Raises RunError in one line where it is not one."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RunError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+        except ValidationError as error:
+            raise RunError(f"{path}: {first_fault(error)}") from None
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def method_settings(choice: MethodChoice) -> MethodSettings:
+    """The typed settings of the chosen method, checked."""
+    Settings = find_method(choice.name).Settings
+    for name in choice.settings:
+        if name not in Settings.model_fields:
+            raise unknown(f"setting of method '{choice.name}'", name, Settings.model_fields)
+    try:
+        return Settings(**choice.settings)
+    except ValidationError as error:
+        raise SettingError(f"method '{choice.name}': {first_fault(error)}") from None
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """`config` with each `dotted.name=value` of `assignments` set; values are read as YAML.
+
+    A name that is no section of the config is a setting of the method. Raises SettingError for an unknown name (with
+    the nearest one) or a value of the wrong type.
+    """
+    content = config.model_dump(mode="python")
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingError(f"-s {assignment}: give name=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingError(f"-s {assignment}: the value is not YAML; quote it") from None
+        parts = name.strip().split(".")
+        if parts[0] not in Config.model_fields:
+            parts = ["method", "settings", *parts]
+        _assign(content, parts, value, assignment, config)
+    try:
+        changed = Config.model_validate(content)
+    except ValidationError as error:
+        raise SettingError(f"-s: {first_fault(error)}") from None
+    method_settings(changed.method)
+    return changed
+
+
+def _assign(content: dict, parts: list[str], value: Any, assignment: str, config: Config) -> None:
+    place: Any = content
+    is_method_setting = parts[:2] == ["method", "settings"] and len(parts) > 2
+    if is_method_setting:
+        fields = find_method(config.method.name).Settings.model_fields
+        if parts[2] not in fields:
+            raise unknown("setting", ".".join(parts[2:]), [*fields, *_dotted(content)])
+    is_free = is_method_setting or parts[:3] == ["plan", "network", "settings"]
+    for depth, part in enumerate(parts[:-1]):
+        if not isinstance(place, dict) or part not in place:
+            raise unknown("setting", ".".join(parts), _dotted(content))
+        place = place[part]
+        if place is None or not isinstance(place, dict):
+            raise SettingError(f"-s {assignment}: '{'.'.join(parts[: depth + 1])}' has no parts; set it as a whole")
+    if not is_free and parts[-1] not in place:
+        raise unknown("setting", ".".join(parts), _dotted(content))
+    place[parts[-1]] = value
+
+
+def _dotted(content: dict, prefix: str = "") -> list[str]:
+    """Every dotted name of a nested dictionary."""
+    names = []
+    for key, value in content.items():
+        names.append(prefix + key)
+        if isinstance(value, dict):
+            names += _dotted(value, f"{prefix}{key}.")
+    return names

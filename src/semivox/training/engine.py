@@ -1,0 +1,266 @@
+"""The engine: runs any method, step by step, and asks it everything. It reads and writes no file.
+
+Lightning gives devices, precision and the loop; optimisation is manual; the step counter is our own, so that a resumed
+run goes on where the checkpoint stands. A stage of the method is an epoch of Lightning.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from semivox.errors import RunError
+from semivox.methods.clock import Clock
+from semivox.methods.method import Method, Optimiser, Stage
+from semivox.planning.demand import Views
+from semivox.sampling.batch import Batch
+from semivox.sampling.views import make_batch
+from semivox.training.config import Config, TrainingSettings
+from semivox.training.optimisation import learning_rate_factor, make_optimiser
+
+MAX_SKIPPED = 20
+"""Consecutive steps with a loss that is not finite after which a run gives up."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps [start, end) of a stage within the run."""
+
+    stage: Stage
+    start: int
+    end: int
+
+
+def spans(stages: tuple[Stage, ...], iterations: int) -> list[Span]:
+    """The stages laid out over `iterations` steps by their shares; every stage gets at least one step."""
+    total = sum(stage.share for stage in stages)
+    ends = [round(iterations * sum(s.share for s in stages[: i + 1]) / total) for i in range(len(stages))]
+    if iterations < len(stages):
+        raise RunError(f"{iterations} iterations are fewer than the method's {len(stages)} stages; give more")
+    laid, start = [], 0
+    for index, (stage, end) in enumerate(zip(stages, ends, strict=True)):
+        end = min(max(end, start + 1), iterations - (len(stages) - 1 - index))
+        laid.append(Span(stage, start, end))
+        start = end
+    return laid
+
+
+class Engine(lightning.LightningModule):
+    """Trains `method` as `config` says. `make_loader(views, unlabelled)` gives the map step → raw batch of a stage."""
+
+    def __init__(self, method: Method, config: Config, make_loader: Callable[[Views], Dataset]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.method = method
+        self.config = config
+        self.make_loader = make_loader
+        self.step = 0
+        self.spans = spans(tuple(method.stages()), config.training.iterations)
+        self.terms: dict[str, Tensor] = {}
+        self.skipped = 0
+        self.learning_rate = 0.0
+
+    # What is asked of the method -----------------------------------------------------------------------------------
+
+    @property
+    def span(self) -> Span:
+        """The stage to which the next step belongs."""
+        return next((span for span in self.spans if self.step < span.end), self.spans[-1])
+
+    def clock(self) -> Clock:
+        """Where the next step stands."""
+        span = self.span
+        return Clock(
+            step=self.step,
+            iterations=self.config.training.iterations,
+            stage=span.stage.name,
+            stage_step=self.step - span.start,
+            stage_iterations=span.end - span.start,
+        )
+
+    def views(self, stage: Stage) -> Views:
+        """The method's views in `stage`."""
+        views = self.method.views
+        return views if stage.unlabelled else Views(labelled=views.labelled, clip=views.clip)
+
+    # What Lightning calls ------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.specifications: list[Optimiser] = list(self.method.optimisers())
+        return [make_optimiser(specification, self.config.training) for specification in self.specifications]
+
+    def train_dataloader(self) -> DataLoader:
+        span, workers = self.span, self.config.training.workers
+        return DataLoader(
+            self.make_loader(self.views(span.stage)),
+            batch_size=None,
+            sampler=range(self.step, span.end),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            prefetch_factor=4 if workers else None,
+            pin_memory=self.config.training.device not in ("cpu",) and torch.cuda.is_available(),
+        )
+
+    def on_train_epoch_start(self) -> None:
+        span = self.span
+        if self.step == span.start:
+            self.begin(span)
+
+    def begin(self, span: Span) -> None:
+        """Starts a stage: weights handed over, optimisers reset where it asks for that, its preparation run."""
+        modules = dict(self.method.named_modules())
+        for target, source in span.stage.initialise.items():
+            modules[target].load_state_dict(modules[source].state_dict())
+        if not span.stage.keep_optimisers:
+            for optimiser in self.trainer.optimizers:
+                optimiser.state.clear()
+        self.method.prepare_stage(span.stage, self)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        return make_batch(batch, self.views(self.span.stage), self.device, self.config.views)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        clock = self.clock()
+        seed_torch(self.config.seed, self.step, self.global_rank)
+        optimisers = self.optimizers()
+        optimisers = optimisers if isinstance(optimisers, list) else [optimisers]
+        by_name = {spec.name: (spec, optimiser) for spec, optimiser in zip(self.specifications, optimisers, strict=True)}
+        self.terms = {}
+        for name, function in self.method.steps(batch, clock):
+            specification, optimiser = by_name[name]
+            terms = function()
+            loss = torch.stack([term.float() for term in terms.values()]).sum()
+            self.terms.update({key: term.detach() for key, term in terms.items()})
+            if not self._all_finite(loss):
+                self._skip(terms)
+                continue
+            self.skipped = 0
+            self._set_learning_rate(specification, optimiser, clock)
+            optimiser.zero_grad(set_to_none=True)
+            self.manual_backward(loss)
+            self._average_gradients(optimiser)
+            self._clip(optimiser)
+            optimiser.step()
+        self.method.after_step(clock)
+        self.step += 1
+
+    # Details ---------------------------------------------------------------------------------------------------------
+
+    def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> None:
+        training = self.config.training
+        base = specification.learning_rate or training.learning_rate
+        rate = base * learning_rate_factor(clock.progress, specification.schedule or training.schedule, training)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        self.learning_rate = rate
+
+    def _all_finite(self, loss: Tensor) -> bool:
+        """Whether the loss is finite on every rank, so that all skip a step or none does."""
+        finite = torch.isfinite(loss.detach()).float()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        return bool(finite)
+
+    def _skip(self, terms: dict[str, Tensor]) -> None:
+        self.skipped += 1
+        if self.skipped > MAX_SKIPPED:
+            values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+            raise RunError(
+                f"step {self.step}: the loss has not been finite for {MAX_SKIPPED} steps ({values}); lower"
+                " training.learning_rate or use --precision 32"
+            )
+
+    def _average_gradients(self, optimiser: Any) -> None:
+        """Averages gradients over ranks, as one flat message. Losses that sum over the batch reduce those sums
+        themselves (`losses.reduction`), so that the average is the gradient of one process."""
+        if self.trainer.world_size == 1:
+            return
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.reshape(-1) for p in parameters])
+        torch.distributed.all_reduce(flat)
+        flat /= self.trainer.world_size
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.copy_(part.view_as(parameter))
+
+    def _clip(self, optimiser: Any) -> None:
+        limit = self.config.training.gradient_clip
+        if limit:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None:
+                scaler.unscale_(optimiser.optimizer)
+            nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], limit)
+
+    # What survives an interruption ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """All state of the run between two steps."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.trainer.optimizers],
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes back the step and the method's state; optimisers follow in `restore_optimisers`, once they exist."""
+        self.step = content["step"]
+        self.method.load_state_dict(content["method"])
+
+    def restore_optimisers(self, content: dict[str, Any]) -> None:
+        for optimiser, state in zip(self.trainer.optimizers, content["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and content["scaler"]:
+            scaler.load_state_dict(content["scaler"])
+
+
+def seed_torch(seed: int, step: int, rank: int) -> None:
+    """Seeds torch's own generators from (seed, step, rank), so that dropout and noise need no saving."""
+    state = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint32)
+    torch.manual_seed((int(state[0]) << 32 | int(state[1])) & (2**63 - 1))
+
+
+class GradientMean(DDPStrategy):
+    """Lightning's process groups without its wrapper: the engine averages gradients itself, after each backward pass,
+    because methods may back-propagate several times a step, each time through other modules."""
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+def make_trainer(training: TrainingSettings, callbacks: list[lightning.Callback], stages: int) -> lightning.Trainer:
+    """A Lightning trainer that only runs the loop: no checkpoints, no logger, no validation of its own."""
+    accelerator = training.device
+    strategy: Any = "auto"
+    if training.devices > 1:
+        strategy = GradientMean(process_group_backend="gloo" if accelerator == "cpu" else "nccl")
+    precision = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[training.precision]
+    return lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(accelerator, accelerator),
+        devices=training.devices,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=stages,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,42 @@
+"""Optimisers and learning rates."""
+
+import math
+
+import torch
+
+from semivox.losses.schedules import poly
+from semivox.methods.method import Optimiser
+from semivox.training.config import TrainingSettings
+
+
+def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser of the trainable parameters of the modules that `specification` names."""
+    parameters: dict[int, torch.nn.Parameter] = {}
+    for module in specification.modules:
+        parameters |= {id(p): p for p in module.parameters() if p.requires_grad}
+    rate = specification.learning_rate or training.learning_rate
+    kind = specification.kind or training.optimiser
+    decay = training.weight_decay
+    if kind == "sgd":
+        return torch.optim.SGD(
+            parameters.values(),
+            lr=rate,
+            momentum=training.momentum,
+            weight_decay=decay,
+            nesterov=training.nesterov,
+            foreach=True,
+        )
+    Kind = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    return Kind(parameters.values(), lr=rate, weight_decay=decay, foreach=True)
+
+
+def learning_rate_factor(progress: float, schedule: str, training: TrainingSettings) -> float:
+    """What the base learning rate is multiplied with when a share `progress` of the run is done."""
+    warmup = training.warmup_share
+    if warmup and progress < warmup:
+        return max(progress / warmup, 1e-3)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return poly(progress)

@@ -1,0 +1,85 @@
+"""The folder of one training."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from semivox.errors import ResourceError, RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names inside a run folder, and its lock."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def baseline(self) -> "RunFolder":
+        return RunFolder(self.path / "baseline")
+
+    def create(self) -> None:
+        """Makes the folder. Raises RunError where it holds a run already or cannot be written."""
+        if self.config.exists():
+            raise RunError(
+                f"{self.path} already holds a run; continue it with `semivox train --resume {self.path}`,"
+                " or give another --out"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".probe"
+            probe.write_bytes(b"\0")
+            probe.unlink()
+        except OSError as error:
+            raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give another folder") from None
+        if shutil.disk_usage(self.path).free < 200 * 2**20:
+            raise ResourceError(f"--out {self.path}: less than 200 MiB are free on its disk; free some or give another")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run against other processes; what a killed one left half-written is cleared away."""
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"{self.path} is in use by another process; wait for it or give another --out") from None
+            file.write(str(os.getpid()))
+            file.flush()
+            for leftover in [*self.path.glob(".writing-*"), *self.path.glob("*/.writing-*")]:
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield

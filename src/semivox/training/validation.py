@@ -1,0 +1,43 @@
+"""Scoring the validation cases while training, and keeping the best weights."""
+
+from collections.abc import Callable
+
+import lightning
+import torch
+
+from semivox.training.checkpoint import save_checkpoint
+from semivox.training.engine import Engine
+from semivox.training.log import Log
+from semivox.training.run import RunFolder
+
+
+class Validation(lightning.Callback):
+    """Every `every` steps calls `score()`, the mean Dice of the validation cases; keeps the best weights in best.pt.
+
+    `patience`: validations without improvement after which training stops; 0 never stops.
+    """
+
+    def __init__(self, run: RunFolder, every: int, patience: int, score: Callable[[], float], log: Log) -> None:
+        self.run = run
+        self.every = every
+        self.patience = patience
+        self.score = score
+        self.log = log
+        self.best = -1.0
+        self.best_step = 0
+
+    def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        is_last = engine.step == engine.config.training.iterations
+        if engine.step % self.every and not is_last:
+            return
+        engine.method.eval()
+        with torch.inference_mode():
+            dice = self.score()
+        engine.method.train()
+        self.log.extra["validation/dice"] = dice
+        if dice > self.best:
+            self.best, self.best_step = dice, engine.step
+            content = {"step": engine.step, "dice": dice, "method": engine.method.state_dict()}
+            save_checkpoint(self.run.best, content)
+        elif self.patience and engine.step - self.best_step >= self.patience * self.every:
+            trainer.should_stop = True
