@@ -1,0 +1,1 @@
+"""Scores of predictions against reference labels, and the statistics that tables of them need."""
