@@ -1,0 +1,45 @@
+"""One case from its file's grid into the store: reorient, crop, normalise, resample."""
+
+import numpy as np
+
+from semivox.data.volume import Volume
+from semivox.errors import DataError
+from semivox.planning.plan import Preparation
+from semivox.preparation.cropping import body_box, whole_box
+from semivox.preparation.normalisation import normalise
+from semivox.preparation.orientation import ras_axes, reorient
+from semivox.preparation.placement import Placement, place
+from semivox.preparation.resampling import resample, resample_classes
+
+
+def prepare_image(volume: Volume, preparation: Preparation) -> tuple[np.ndarray, Placement]:
+    """The prepared array, float32 (C, X, Y, Z) in RAS order, and the record of how it came about.
+
+    A label plays no part, so a case is prepared alike with and without one. A cubic spline overshoots at edges; the
+    result is clipped to the range of the normalised scan, as nnU-Net's is.
+    Raises DataError on NaN or infinite voxels or another number of channels than the plan has. The error names neither
+    case nor file: the caller knows them.
+    """
+    channels = len(volume.array)
+    if channels != len(preparation.normalisation):
+        raise DataError(f"image has {channels} channels, the plan normalises {len(preparation.normalisation)}")
+    axes, flips = ras_axes(volume.grid.affine)
+    oriented = reorient(volume.array, axes, flips)
+    box = body_box(oriented) if preparation.crop == "body" else whole_box(oriented.shape)
+    placement = place(volume.grid, axes, flips, box, preparation)
+    array = np.empty((channels, *placement.shape), np.float32)
+    for channel, values in enumerate(placement.region(volume.array)):
+        normalised = normalise(values, preparation.normalisation[channel])
+        resampled = resample(normalised, placement.shape, preparation.image_order, preparation.coarse_axis)
+        np.clip(resampled, normalised.min(), normalised.max(), out=array[channel])
+    return array, placement
+
+
+def prepare_label(classes: np.ndarray, placement: Placement, preparation: Preparation) -> np.ndarray:
+    """Class indices uint8 (X, Y, Z) on the scan's own grid → the same on the prepared grid.
+
+    It needs the image's placement only, so a label may come long after its image.
+    Raises DataError where the shape is not the image's.
+    """
+    cropped = np.ascontiguousarray(placement.region(classes))
+    return resample_classes(cropped, placement.shape, preparation.label_order, preparation.coarse_axis)
