@@ -38,7 +38,8 @@ class Reliability:
 def reliability(probabilities: np.ndarray, reference: np.ndarray, bins: int = 15) -> Reliability:
     """Reliability of the most likely class.
 
-    `probabilities` (K, *space) sum to 1 over K; `reference` (*space) holds class indices. Voxels with `IGNORE` are left out.
+    `probabilities` (K, *space) sum to 1 over K; `reference` (*space) holds class indices. Voxels with `IGNORE` are left
+    out.
     """
     if probabilities.shape[1:] != reference.shape:
         raise DataError(

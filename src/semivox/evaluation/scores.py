@@ -36,9 +36,9 @@ def score_case(
     """Scores of every name in `labels.scored()`, or of those in `names` only.
 
     `prediction` and `reference` are class indices (X, Y, Z), or of any other dimension; voxels where the reference is
-    `IGNORE` belong to no mask. `spacing_mm` has one number per axis. With unit "voxel" distances count voxel steps along
-    each axis, whatever their length. Axes of one voxel do not count: a scan of a single slice is scored in 2-D (in 3-D
-    all of it would be surface).
+    `IGNORE` belong to no mask. `spacing_mm` has one number per axis. With unit "voxel" distances count voxel steps
+    along each axis, whatever their length. Axes of one voxel do not count: a scan of a single slice is scored in 2-D
+    (in 3-D all of it would be surface).
 
     Returns name → `METRICS` (NaN where undefined), `prediction_ml`, `reference_ml` and `empty`, see `Overlap.empty`.
     """

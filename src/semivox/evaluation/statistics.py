@@ -55,7 +55,7 @@ def bootstrap_interval(
     NaN is an undefined value: drawn with its case, left out of the mean. The cases are drawn once for all columns.
     NaN is returned for a column with values in fewer than two groups. A one-dimensional `values` gives two scalars.
     """
-    columns = values.reshape(len(values), -1)
+    columns = values[:, None] if values.ndim == 1 else values
     _, group = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
     number = int(group.max()) + 1 if len(values) else 0
     defined = ~np.isnan(columns)
@@ -71,7 +71,7 @@ def bootstrap_interval(
             means = (drawn @ sums[:, sure]) / (drawn @ counts[:, sure])
         tail = 50 * (1 - confidence)
         low[sure], high[sure] = np.nanpercentile(means, [tail, 100 - tail], axis=0)
-    return low.reshape(values.shape[1:])[()], high.reshape(values.shape[1:])[()]
+    return (low[0], high[0]) if values.ndim == 1 else (low, high)
 
 
 def summarise(values: np.ndarray, groups: Sequence[str] | None = None, *, seed: int = 0) -> list[Summary]:

@@ -5,8 +5,9 @@ background. The directed distances d(A→B) are, for every surface voxel of A, t
 centre of the nearest surface voxel of B.
 
 MedPy makes a distance map of the whole array for each direction. But most surface voxels of a useful prediction lie
-within two voxels of the other surface, and a look at those few neighbours, nearest first, finds the exact distance. Only
-the voxels left over need a k-d tree, or a distance map where they are so many (a prediction of noise) that it is cheaper.
+within two voxels of the other surface, and a look at those few neighbours, nearest first, finds the exact distance.
+Only the voxels left over need a k-d tree, or a distance map where they are so many (a prediction of noise) that it is
+cheaper.
 """
 
 import math
@@ -48,7 +49,7 @@ class SurfaceDistances:
 
     @property
     def asd(self) -> float:
-        """The mean of d(prediction→reference), one direction only, as the LA papers have it; NaN where a mask is empty."""
+        """The mean of d(prediction→reference), one direction only as in the LA papers; NaN where a mask is empty."""
         return float(self.to_reference.mean()) if self.defined else math.nan
 
     @property
