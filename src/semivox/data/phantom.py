@@ -14,9 +14,11 @@ import numpy as np
 from scipy import ndimage
 
 from semivox.atomic import atomic_folder
+from semivox.data import nifti, picture
 from semivox.data.case import Case, Dataset, Split
 from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
+from semivox.data.volume import Grid
 from semivox.errors import SettingError
 
 LABELS = LabelMap(names=("background", "liver", "kidney", "vessel"), values=(0, 1, 2, 3))
@@ -45,7 +47,7 @@ class Scanner:
 
 SCANNERS = (
     Scanner("scanner_a", (96.0, 96.0, 80.0), (1, 1, 1), (0.0, 0.35, 0.55, 0.70, 0.85), 0.1, 0.04, 0.5, 1000.0),
-    Scanner("scanner_b", (88.0, 88.0, 90.0), (-1, -1, 1), (0.05, 0.30, 0.42, 0.75, 0.62), 0.3, 0.07, 0.8, 350.0),
+    Scanner("scanner_b", (88.0, 88.0, 90.0), (-1, -1, 1), (0.05, 0.30, 0.42, 0.75, 0.62), 0.3, 0.06, 0.8, 350.0),
 )
 
 
@@ -106,8 +108,6 @@ def _write_case(root: Path, index: int, split: Split, size: Sequence[int], keep_
     ending = ".png" if len(size) == 2 else ".nii.gz"
     image_path = root / f"images{suffix}" / f"{name}_0000{ending}"
     label_path = root / f"labels{suffix}" / f"{name}{ending}"
-    for path in (image_path, label_path):
-        path.parent.mkdir(exist_ok=True)
 
     affine = _affine(scanner, size, rng)
     shape = (*size, 1) if len(size) == 2 else tuple(size)
@@ -116,15 +116,15 @@ def _write_case(root: Path, index: int, split: Split, size: Sequence[int], keep_
     tissue, label = _anatomy(points_mm, rng)
     image = _acquire(tissue, points_mm, scanner, rng)
     if len(size) == 2:
-        _write_picture(image_path, image * 230.0)
+        picture.write(image_path, np.clip(image * 230, 0, 255).astype(np.uint8))
     else:
-        _write_nifti(image_path, np.round(image * scanner.gain).astype(np.int16), affine)
+        nifti.write(image_path, np.round(image * scanner.gain).astype(np.int16), Grid(label.shape, affine))
     if not keep_label:
         return Case(name, (image_path,), None, scanner.name, split=split)
     if len(size) == 2:
-        _write_picture(label_path, label)
+        picture.write(label_path, label)
     else:
-        _write_nifti(label_path, label, affine)
+        nifti.write(label_path, label, Grid(label.shape, affine))
     return Case(name, (image_path,), label_path, scanner.name, split=split)
 
 
@@ -142,7 +142,7 @@ def _affine(scanner: Scanner, size: Sequence[int], rng: np.random.Generator) -> 
 def _anatomy(points_mm: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One body at `points_mm` (3, X, Y, Z) → tissue (row of the contrast table) and label, both (X, Y, Z) uint8."""
     x, y, z = points_mm
-    scale = rng.uniform(0.88, 1.08)
+    scale = rng.uniform(0.92, 1.08)
     # Waves bend all borders, so that organs are no exact ellipsoids.
     phase = rng.uniform(0, 2 * np.pi, 3)
     x = x / scale + 2.0 * np.sin(y / 9 + phase[0])
@@ -150,7 +150,7 @@ def _anatomy(points_mm: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
     z = z / scale + 2.0 * np.sin(x / 10 + phase[2])
 
     def ellipsoid(centre: Sequence[float], radii: Sequence[float], jitter_mm: float) -> np.ndarray:
-        (cx, cy, cz), (rx, ry, rz) = rng.normal(centre, jitter_mm), np.multiply(radii, rng.uniform(0.8, 1.2, 3))
+        (cx, cy, cz), (rx, ry, rz) = rng.normal(centre, jitter_mm), np.multiply(radii, rng.uniform(0.85, 1.15, 3))
         return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2 < 1
 
     body = (x / 40) ** 2 + (y / 32) ** 2 < 1
@@ -159,8 +159,8 @@ def _anatomy(points_mm: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
         for centre in ((-20, 17, 10), (20, 16, -18), (-16, -16, -24), (24, -10, 26), (0, 20, 0))
     ]
     spine = ellipsoid((0, -22, 0), (7, 6, 200), 1)
-    liver = ellipsoid((17, 4, 4), (14, 15, 20), 2)
-    kidney = ellipsoid((-20, -5, 0), (9, 10, 15), 2)
+    liver = ellipsoid((17, 4, 4), (14, 15, 20), 1.5)
+    kidney = ellipsoid((-20, -5, 0), (9, 10, 15), 1.5)
     sway = rng.uniform(2, 5) * np.sin(z / rng.uniform(12, 20) + rng.uniform(0, 2 * np.pi))
     vessel = (x + 3 - sway + rng.normal(0, 1)) ** 2 + (y + 6 + sway / 2 + rng.normal(0, 1)) ** 2 < rng.uniform(
         4, 5.5
@@ -179,7 +179,7 @@ def _anatomy(points_mm: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
 
 def _acquire(tissue: np.ndarray, points_mm: np.ndarray, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
     """The body as `scanner` shows it: float (X, Y, Z), brightness about 0 to 1."""
-    brightness = np.asarray(scanner.brightness) + np.concatenate([[0.0], rng.normal(0, 0.03, 4)])
+    brightness = np.asarray(scanner.brightness) + np.concatenate([[0.0], rng.normal(0, 0.02, 4)])
     image = brightness[tissue]
     texture = ndimage.gaussian_filter(rng.normal(size=image.shape), 2.0)
     image += 0.03 * texture / texture.std() * (tissue > 0)
@@ -190,16 +190,3 @@ def _acquire(tissue: np.ndarray, points_mm: np.ndarray, scanner: Scanner, rng: n
     # Magnitude images hold Rician noise: never below zero.
     real, imaginary = rng.normal(0, scanner.noise, (2, *image.shape))
     return rng.uniform(0.85, 1.15) * np.hypot(image + real, imaginary)
-
-
-def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    import nibabel
-
-    nibabel.save(nibabel.Nifti1Image(array, affine), path)
-
-
-def _write_picture(path: Path, array: np.ndarray) -> None:
-    """(X, Y, 1) → 8-bit PNG; its rows are Y."""
-    from PIL import Image
-
-    Image.fromarray(np.clip(array[:, :, 0].T, 0, 255).astype(np.uint8)).save(path)
