@@ -1,36 +1,49 @@
 """The contract of every network: encode → decode → head."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 
 class NetworkSettings(BaseModel):
-    """Base of a network's typed settings; an unknown name is an error."""
+    """Base of a network's typed settings; an unknown name is an error, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def planned(
+        cls, dimensions: int, patch: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None
+    ) -> Self:
+        """The settings that suit `dimensions` (2 or 3), a training patch in voxels and the voxel size; pure arithmetic.
 
-class Network(nn.Module, ABC):
+        Without a patch: the literature's network. Without a spacing: voxels count as isotropic.
+        """
+        return cls()
+
+    def changed(self, changes: dict[str, Any]) -> Self:
+        """These settings with `changes`, checked again."""
+        return self.model_validate({**self.model_dump(), **changes})
+
+
+class Network(nn.Module):
     """A segmentation network of 2 or 3 dimensions, cut where methods want to reach in.
 
     `encode(x)` (B, C, *space) → features, fine to coarse. `decode(features)` → maps, coarse to fine; the last one is
     the penultimate map, at the input's resolution. `head(map)` → logits (B, K, *space). Calling it does the three.
-    Any input size is accepted: where a size is not a multiple of `divisor`, maps are padded to their skip's size.
+    Any input size is accepted: going down rounds sizes up, going up cuts to the skip's size, so that no voxel is lost.
+
+    A subclass builds `encoder`, `decoder` and `classifier` and fills in the four attributes below.
     """
 
     Settings: ClassVar[type[NetworkSettings]] = NetworkSettings
     capabilities: frozenset[str] = frozenset({"features", "maps", "decoder", "head"})
-    """What a method may rely on: 'features' and 'maps' (lists as above), 'decoder' and 'head' (`new_decoder`, `new_head`)."""
+    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' (`new_decoder`), 'head' (`new_head`)."""
 
-    def __init__(self, dimensions: int, channels: int, classes: int) -> None:
-        super().__init__()
-        self.dimensions = dimensions
-        self.channels = channels
-        self.classes = classes
-
+    encoder: nn.Module
+    decoder: nn.Module
+    classifier: nn.Module
     feature_channels: tuple[int, ...]
     """Channels of the features, fine to coarse."""
     map_channels: tuple[int, ...]
@@ -38,22 +51,35 @@ class Network(nn.Module, ABC):
     divisor: tuple[int, ...]
     """Per axis, the total downsampling; patches are planned as multiples of it."""
 
-    @abstractmethod
-    def encode(self, x: Tensor) -> list[Tensor]: ...
+    def __init__(self, dimensions: int, channels: int, classes: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+        self.channels = channels
+        self.classes = classes
+        self.settings = settings
 
-    @abstractmethod
-    def decode(self, features: list[Tensor]) -> list[Tensor]: ...
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *space) → features, fine to coarse; feature i has `feature_channels[i]` channels."""
+        return self.encoder(x)
 
-    @abstractmethod
-    def head(self, x: Tensor) -> Tensor: ...
+    def decode(self, features: list[Tensor]) -> list[Tensor]:
+        """Features → maps, coarse to fine; map i has `map_channels[i]` channels, the last has the input's size."""
+        return self.decoder(features)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Penultimate map → logits (B, K, *space)."""
+        return self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.decode(self.encode(x))[-1])
 
-    def new_decoder(self, **changes: object) -> nn.Module:
-        """A freshly initialised decoder of the same shape (features → maps), for methods with several decoders."""
+    def new_decoder(self, **changes: Any) -> nn.Module:
+        """A freshly initialised decoder, features → maps, for methods with several decoders.
+
+        `changes` override the network's settings, e.g. `upsampling="linear"`.
+        """
         raise NotImplementedError
 
-    def new_head(self, outputs: int) -> nn.Module:
-        """A freshly initialised head (penultimate map → `outputs` channels), for methods with further targets."""
+    def new_head(self, outputs: int, level: int = -1) -> nn.Module:
+        """A freshly initialised head, map number `level` (default: the penultimate map) → `outputs` channels."""
         raise NotImplementedError
