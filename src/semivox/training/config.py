@@ -1,5 +1,6 @@
 """Everything that is decided before a run, in one typed, readable record: train again from it alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,50 +130,51 @@ def method_settings(choice: MethodChoice) -> MethodSettings:
         raise SettingError(f"method '{choice.name}': {first_fault(error)}") from None
 
 
-def override(config: Config, assignments: list[str]) -> Config:
-    """`config` with each `dotted.name=value` of `assignments` set; values are read as YAML.
+def parse_assignments(assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits `dotted.name=value` texts into settings of the method and settings of the config, values read as YAML.
 
-    A name that is no section of the config is a setting of the method. Raises SettingError for an unknown name (with
-    the nearest one) or a value of the wrong type.
+    A name whose first part is no section of the config is a setting of the method.
     """
-    content = config.model_dump(mode="python")
+    method: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals:
+        name = name.strip()
+        if not equals or not name:
             raise SettingError(f"-s {assignment}: give name=value")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise SettingError(f"-s {assignment}: the value is not YAML; quote it") from None
-        parts = name.strip().split(".")
-        if parts[0] not in Config.model_fields:
-            parts = ["method", "settings", *parts]
-        _assign(content, parts, value, assignment, config)
+        name = name.removeprefix("method.settings.")
+        if name.partition(".")[0] in Config.model_fields:
+            config[name] = value
+        else:
+            method[name] = value
+    return method, config
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """`config` with each dotted name of `values` set.
+
+    Raises SettingError for an unknown name (with the nearest one) or a value of the wrong type.
+    """
+    content = config.model_dump(mode="python")
+    for name, value in values.items():
+        *parents, last = name.split(".")
+        place: Any = content
+        for parent in parents:
+            if not isinstance(place, dict) or parent not in place:
+                raise unknown("setting", name, _dotted(content))
+            place = place[parent]
+        # A network's settings are checked when it is made; every other name must be there.
+        if not isinstance(place, dict) or (last not in place and parents != ["plan", "network", "settings"]):
+            raise unknown("setting", name, _dotted(content))
+        place[last] = value
     try:
-        changed = Config.model_validate(content)
+        return Config.model_validate(content)
     except ValidationError as error:
         raise SettingError(f"-s: {first_fault(error)}") from None
-    method_settings(changed.method)
-    return changed
-
-
-def _assign(content: dict, parts: list[str], value: Any, assignment: str, config: Config) -> None:
-    place: Any = content
-    is_method_setting = parts[:2] == ["method", "settings"] and len(parts) > 2
-    if is_method_setting:
-        fields = find_method(config.method.name).Settings.model_fields
-        if parts[2] not in fields:
-            raise unknown("setting", ".".join(parts[2:]), [*fields, *_dotted(content)])
-    is_free = is_method_setting or parts[:3] == ["plan", "network", "settings"]
-    for depth, part in enumerate(parts[:-1]):
-        if not isinstance(place, dict) or part not in place:
-            raise unknown("setting", ".".join(parts), _dotted(content))
-        place = place[part]
-        if place is None or not isinstance(place, dict):
-            raise SettingError(f"-s {assignment}: '{'.'.join(parts[: depth + 1])}' has no parts; set it as a whole")
-    if not is_free and parts[-1] not in place:
-        raise unknown("setting", ".".join(parts), _dotted(content))
-    place[parts[-1]] = value
 
 
 def _dotted(content: dict, prefix: str = "") -> list[str]:

@@ -38,4 +38,7 @@ class Checkpoints(lightning.Callback):
             if trainer.is_global_zero:
                 save_checkpoint(self.run.last, engine.snapshot())
         if self.signal:
-            raise Interrupted(f"stopped after step {engine.step} of {engine.config.training.iterations}")
+            raise Interrupted(
+                f"stopped after step {engine.step} of {engine.config.training.iterations}; continue with:"
+                f" semivox train --resume {self.run.path}"
+            )

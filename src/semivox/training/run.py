@@ -70,6 +70,12 @@ class RunFolder:
         if shutil.disk_usage(self.path).free < 200 * 2**20:
             raise ResourceError(f"--out {self.path}: less than 200 MiB are free on its disk; free some or give another")
 
+    def forget_results(self) -> None:
+        """Removes the model and what was made with it, so that a longer training makes them anew."""
+        for folder in (self.model, self.predictions):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.metrics.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run against other processes; what a killed one left half-written is cleared away."""

@@ -1,0 +1,50 @@
+"""Segments scans with a trained model. Needs the run's model folder only, never the training data."""
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = """
+  semivox predict runs/mt8 data/la/imagesTs --out predictions
+  semivox predict runs/mt8 scan.nii.gz dicom_series/ --out predictions -s uncertainty=true
+  semivox predict runs/seed0 data/la/imagesTs --ensemble runs/seed1 --ensemble runs/seed2 --out predictions
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder, or its model folder")
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders of them, DICOM series")
+    add("--out", type=Path, required=True, metavar="DIR", help="where label files go; complete ones are skipped")
+    add("--ensemble", action="append", default=[], type=Path, metavar="RUN", help="average this run in too")
+    add("--task", metavar="NAME", help="which label set, for a model of several")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add("--method", metavar="FILE:CLASS", help="where the method lies, for a model of your own method")
+    add("--probabilities", action="store_true", help="also save class probabilities (.npz, float16)")
+    add(
+        *("-s", "--set"),
+        dest="settings",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overlap, flips, largest_component, uncertainty, batch",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from semivox.experiments.predict import predict
+    from semivox.training.config import parse_assignments
+
+    settings, _ = parse_assignments([text.removeprefix("inference.") for text in arguments.settings])
+    written = predict(
+        arguments.run,
+        arguments.inputs,
+        arguments.out,
+        ensemble=arguments.ensemble,
+        task=arguments.task,
+        device=arguments.device,
+        method=arguments.method,
+        settings=settings,
+        probabilities=arguments.probabilities,
+    )
+    print(f"{len(written)} cases in {arguments.out}")

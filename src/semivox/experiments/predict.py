@@ -1,0 +1,138 @@
+"""`semivox predict`: scans in, label maps out. Needs a run's model folder, never the training data."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from semivox.atomic import atomic_write_text
+from semivox.data.case import DEFAULT
+from semivox.errors import RunError, SettingError, unknown
+from semivox.inference.inputs import Input, find_inputs
+from semivox.inference.pipeline import Outputs, predict_cases
+from semivox.methods.model import Model, load_model
+from semivox.planning.plan import first_fault
+from semivox.training.config import InferenceSettings
+from semivox.training.cpu import keep_heap
+from semivox.training.device import choose_device
+from semivox.training.progress import progress
+from semivox.training.windowing import make_windows
+
+
+def predict(
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    ensemble: Sequence[str | Path] = (),
+    task: str | None = None,
+    device: str = "auto",
+    method: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    probabilities: bool = False,
+) -> list[Path]:
+    """Predicts scans with a trained model and returns the label files written, in the order of the cases.
+
+    inputs: image files, folders of them (nnU-Net names or one file per case), DICOM series. out: folder; cases that
+    are complete there are skipped. ensemble: further runs whose probabilities are averaged in. task: which label set to
+    predict, for a model of several. method: `file.py:Class`, for a model whose method lies in a file. settings:
+    overrides of `InferenceSettings`.
+    """
+    models = [load_model(Path(folder), method) for folder in (run, *ensemble)]
+    first = models[0]
+    for folder, model in zip(ensemble, models[1:], strict=True):
+        ours, theirs = first.problem, model.problem
+        if ours.labels != theirs.labels or ours.plan.preparation != theirs.plan.preparation:
+            raise SettingError(f"--ensemble {folder}: its labels or preparation differ from those of {run}; leave it out")
+    if task is not None and task not in first.tasks:
+        raise unknown("task", task, first.tasks or [DEFAULT])
+    found = find_inputs([Path(path) for path in inputs], len(first.channels))
+    keep_heap()
+    return predict_inputs(
+        models,
+        found,
+        Path(out),
+        task=task or DEFAULT,
+        device=choose_device(device),
+        settings=inference_settings(first, settings or {}),
+        probabilities=probabilities,
+    )
+
+
+def inference_settings(model: Model, overrides: Mapping[str, Any]) -> InferenceSettings:
+    """The settings the model was trained with, with `overrides` set."""
+    for name in overrides:
+        if name not in InferenceSettings.model_fields:
+            raise unknown("inference setting", name, InferenceSettings.model_fields)
+    try:
+        return InferenceSettings(**{**model.facts["inference"], **overrides})
+    except ValidationError as error:
+        raise SettingError(f"-s: {first_fault(error)}") from None
+
+
+def predict_inputs(
+    models: Sequence[Model],
+    inputs: Sequence[Input],
+    out: Path,
+    *,
+    task: str,
+    device: str,
+    settings: InferenceSettings,
+    probabilities: bool = False,
+) -> list[Path]:
+    """Predicts `inputs` into `out`, beside a prediction.json that says which labels and model made them."""
+    first = models[0]
+    for model in models:
+        model.method.to(device)
+    note_model(out, first)
+    outputs = Outputs(
+        out,
+        first.file_ending,
+        largest_component=settings.largest_component,
+        uncertainty=settings.uncertainty,
+        probabilities=probabilities,
+    )
+    volume_predictors = [volume_predictor(model, settings, task) for model in models]
+
+    def mean(volume: Tensor) -> Tensor:
+        return reduce(torch.add, (one(volume) for one in volume_predictors)) / len(volume_predictors)
+
+    with progress("predicting") as report:
+        return predict_cases(
+            inputs,
+            mean if len(models) > 1 else volume_predictors[0],
+            first.problem.plan.preparation,
+            first.channels,
+            first.problem.labels,
+            outputs,
+            device=torch.device(device),
+            progress=report,
+        )
+
+
+def volume_predictor(model: Model, settings: InferenceSettings, task: str) -> Callable[[Tensor], Tensor]:
+    """A function from a prepared scan (C, X, Y, Z) to probabilities (K, X, Y, Z)."""
+    windows = make_windows(model.problem.plan, settings, model.facts["precision"])
+    return lambda volume: model.method.predict_volume(volume, windows, task)
+
+
+def note_model(out: Path, model: Model) -> None:
+    """Writes prediction.json; refuses a folder whose predictions came from another model."""
+    labels = model.problem.labels
+    content = {
+        "labels": dict(zip(labels.names, labels.values, strict=True)),
+        "regions": labels.regions,
+        "model": {key: model.facts[key] for key in ("method", "dataset", "step", "selection", "seed")},
+    }
+    path = out / "prediction.json"
+    try:
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(content)):
+            raise RunError(f"{out} holds predictions of another model; give another --out, or delete them")
+        atomic_write_text(path, json.dumps(content, indent=1))
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None

@@ -1,0 +1,353 @@
+"""`semivox train`: from data sets and a method's name to a run folder with a model, predictions, scores and a report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semivox.atomic import atomic_write_text
+from semivox.data.case import DEFAULT, Dataset
+from semivox.data.integrity import check
+from semivox.errors import DataError, SettingError
+from semivox.evaluation.evaluate import evaluate_cases
+from semivox.experiments.predict import inference_settings, predict_inputs
+from semivox.methods import find_method
+from semivox.methods.model import load_model, save_model
+from semivox.planning.cost import estimate
+from semivox.planning.fingerprint import Fingerprint, fingerprint
+from semivox.planning.plan import Plan
+from semivox.planning.planner import make_plan
+from semivox.reporting.report import write_report
+from semivox.training.checkpoint import load_checkpoint
+from semivox.training.config import (
+    Config,
+    DataSettings,
+    MethodChoice,
+    TrainingSettings,
+    method_settings,
+    override,
+    parse_assignments,
+)
+from semivox.training.cpu import keep_heap
+from semivox.training.device import choose_device, choose_precision
+from semivox.training.environment import environment
+from semivox.training.fit import build, fit_on_devices, open_store, read_data, seconds_per_step, training_data
+from semivox.training.progress import progress, say
+from semivox.training.run import RunFolder
+
+DEFAULT_MINUTES = 60.0
+"""Budget of a run that names none."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`iterations`, or `minutes` that are turned into iterations once, after some timed steps."""
+
+    iterations: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None and self.minutes is not None:
+            raise SettingError("--iterations and --max-minutes exclude each other; give one of them")
+        if self.iterations is not None and self.iterations < 1:
+            raise SettingError(f"--iterations {self.iterations}: give at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise SettingError(f"--max-minutes {self.minutes}: give more than 0")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, before anything is derived from the data."""
+
+    data: DataSettings
+    method: str
+    budget: Budget
+    network: str | None = None
+    plan: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    settings: tuple[str, ...] = ()
+
+
+def train(
+    datasets: Sequence[str | Path],
+    method: str = "mean_teacher",
+    *,
+    out: str | Path | None = None,
+    labelled: int | dict[str, int] | None = None,
+    unlabelled: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    network: str | None = None,
+    plan: str | Path | None = None,
+    seed: int = 0,
+    iterations: int | None = None,
+    max_minutes: float | None = None,
+    baseline: bool = False,
+    init_from: str | Path | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "auto",
+    settings: Sequence[str] = (),
+    test: bool = True,
+) -> Path:
+    """Trains a model and returns its run folder.
+
+    datasets: folders in the nnU-Net v2 raw layout; several join into one. labelled: how many groups (patients) keep
+    their label, per domain and task; hidden label files are never opened. settings: `dotted.name=value` overrides of
+    any field of the config; method settings need no prefix. baseline: trains labelled-only too, with the same
+    steps, seed, plan and views, in `out/baseline`. test: predict and score the test cases at the end.
+
+    Raises SemivoxError subclasses for what a user can mend; `Interrupted` after SIGINT or SIGTERM (all is saved).
+    """
+    find_method(method)
+    data = DataSettings(
+        datasets=tuple(Path(path) for path in datasets),
+        unlabelled=Path(unlabelled) if unlabelled else None,
+        labelled=labelled,
+        labels=tuple(labels) if labels else None,
+        store=Path("stores"),
+    )
+    whole = read_data(data)
+    run = RunFolder(Path(out) if out else default_out(whole, method, labelled, seed))
+    request = Request(
+        data=data.model_copy(update={"store": run.path.parent / "stores"}),
+        method=method,
+        budget=Budget(iterations, max_minutes),
+        network=network,
+        plan=Path(plan) if plan else None,
+        seed=seed,
+        device=device,
+        devices=devices,
+        precision=precision,
+        settings=tuple(settings),
+    )
+    run.create()
+    with run.locked():
+        dataset = training_data(whole, labelled)
+        refuse_faults(dataset)
+        with progress("reading scans") as report:
+            prints = fingerprint(dataset, progress=report)
+        config = configure(request, dataset, prints)
+        keep_heap()
+        record_environment(run, prints)
+        if request.budget.iterations is None:
+            config = settle_budget(config, dataset, request.budget.minutes or DEFAULT_MINUTES)
+        config.save(run.config)
+        if baseline:
+            prepare_baseline(run, config)
+        complete(run, config, Path(init_from) if init_from else None, test)
+    if baseline:
+        resume(run.baseline.path, test=test)
+        write_report(run.path)
+    return run.path
+
+
+def resume(run: str | Path, *, iterations: int | None = None, method: str | None = None, test: bool = True) -> Path:
+    """Continues the run in folder `run` where its last checkpoint stands, and finishes what is missing at its end.
+
+    iterations: extends the run to this many steps (the learning rate then follows the longer schedule from where the
+    run stands, which is not the same as a run that was longer from the start). method: needed again where
+    the run's method lies in a file (`file.py:Class`): a run folder never names code to load.
+    """
+    folder = RunFolder(Path(run))
+    config = Config.load(folder.config)
+    if ".py:" in config.method.name:
+        if method is None:
+            raise SettingError(f"{folder.path} trains a method of your own; name it again: --method {config.method.name}")
+        config = config.model_copy(update={"method": MethodChoice(name=method, settings=config.method.settings)})
+    with folder.locked():
+        if iterations is not None:
+            config = extend(folder, config, iterations)
+        keep_heap()
+        complete(folder, config, None, test)
+    if folder.baseline.config.exists():
+        resume(folder.baseline.path, test=test)
+        write_report(folder.path)
+    return folder.path
+
+
+def default_out(dataset: Dataset, method: str, labelled: int | dict[str, int] | None, seed: int) -> Path:
+    """runs/DATASET-METHOD-LABELLED-SEED."""
+    name = method.rpartition(":")[2]
+    count = "all" if labelled is None else labelled if isinstance(labelled, int) else sum(labelled.values())
+    return Path("runs") / f"{dataset.name}-{name}-{count}-seed{seed}"
+
+
+def refuse_faults(dataset: Dataset) -> None:
+    """Raises DataError for the first fault in what training reads, with the number of further ones."""
+    with progress("checking files") as report:
+        faults = [fault for fault in check(dataset, progress=report) if fault.is_error]
+    if faults:
+        more = f" ({len(faults) - 1} more faults; see `semivox inspect {dataset.root}`)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}")
+
+
+def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config:
+    """All that is decided before training, resolved: defaults, plan, overrides."""
+    of_method, of_config = parse_assignments(request.settings)
+    settings = method_settings(MethodChoice(name=request.method, settings=of_method))
+    demand = find_method(request.method).demand(settings)
+    device = choose_device(request.device)
+    if request.plan is not None:
+        plan = Plan.load(request.plan)
+    else:
+        minutes = request.budget.minutes or (None if request.budget.iterations else DEFAULT_MINUTES)
+        plan = make_plan(dataset, prints, demand, network=request.network, minutes=minutes, device=device)
+    config = Config(
+        data=request.data,
+        plan=plan,
+        method=MethodChoice(name=request.method, settings=settings.model_dump(mode="json")),
+        training=TrainingSettings(
+            iterations=request.budget.iterations or 1,
+            device=device,  # type: ignore[arg-type]
+            devices=request.devices,
+            precision=choose_precision(request.precision, device),  # type: ignore[arg-type]
+        ),
+        seed=request.seed,
+    )
+    config = override(config, of_config)
+    refuse_contradictions(config, dataset)
+    cost = estimate(config.plan, demand, len(dataset.channels), dataset.labels.count)
+    for note in config.plan.notes:
+        say(f"plan: {note}")
+    say(f"plan: training takes about {cost.peak_gib:.1f} GiB of memory")
+    return config
+
+
+def refuse_contradictions(config: Config, dataset: Dataset) -> None:
+    """Raises where plan, method and data cannot go together."""
+    labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
+    if not labelled:
+        raise DataError(f"{dataset.name}: no training case has a label; add label files to labelsTr or raise --labelled")
+    if find_method(config.method.name).views.unlabelled and not unlabelled:
+        raise DataError(
+            f"{dataset.name}: method '{config.method.name}' learns from unlabelled scans, and there are none; hide labels"
+            " with --labelled N, add scans with --unlabelled DIR, or use --method supervised"
+        )
+    normalised = len(config.plan.preparation.normalisation)
+    if normalised != len(dataset.channels):
+        raise SettingError(
+            f"plan.preparation.normalisation has {normalised} entries but the data set has {len(dataset.channels)}"
+            " channels; give one per channel"
+        )
+    devices, batch = config.training.devices, config.plan.batch
+    if batch.labelled % devices or batch.unlabelled % devices:
+        raise SettingError(
+            f"a batch of {batch.labelled}+{batch.unlabelled} cannot be shared by {devices} devices; make"
+            " plan.batch.labelled and plan.batch.unlabelled multiples of --devices"
+        )
+    if config.training.selection == "validation" and not any(case.label for case in dataset.split("val")):
+        raise SettingError(
+            "training.selection is 'validation' but no validation case has a label; mark some with split `val` in"
+            " cases.csv, or leave the setting out"
+        )
+
+
+def record_environment(run: RunFolder, prints: Fingerprint) -> None:
+    """Writes environment.json: versions, hardware, checksums of the images."""
+    content = {**environment(), "data": {"image_sha256": prints.checksums()}}
+    atomic_write_text(run.environment, json.dumps(content, indent=1))
+
+
+def settle_budget(config: Config, dataset: Dataset, minutes: float) -> Config:
+    """Turns minutes into iterations: from here on the run is `--iterations N`."""
+    store = open_store(config, dataset)
+    say("timing a few steps")
+    seconds = seconds_per_step(config, dataset, store)
+    iterations = max(int(minutes * 60 / seconds), 1)
+    say(f"a step takes {seconds:.2f} s: {iterations} iterations fit in {minutes:g} minutes")
+    training = config.training.model_copy(update={"iterations": iterations})
+    return config.model_copy(update={"training": training})
+
+
+def prepare_baseline(run: RunFolder, config: Config) -> None:
+    """Lays out the labelled-only run beside `run`: same steps, seed, plan and views."""
+    settings = find_method("supervised").Settings()
+    choice = MethodChoice(name="supervised", settings=settings.model_dump(mode="json"))
+    run.baseline.create()
+    atomic_write_text(run.baseline.environment, run.environment.read_text(encoding="utf-8"))
+    config.model_copy(update={"method": choice}).save(run.baseline.config)
+
+
+def extend(run: RunFolder, config: Config, iterations: int) -> Config:
+    """The config of a longer run. Raises where the run cannot become one."""
+    if iterations < config.training.iterations:
+        raise SettingError(
+            f"--iterations {iterations}: the run was planned for {config.training.iterations}; give more, or none"
+        )
+    if iterations == config.training.iterations:
+        return config
+    dataset = training_data(read_data(config.data), config.data.labelled)
+    method, _ = build(config, dataset)
+    if len(method.stages()) > 1:
+        raise SettingError(
+            f"--iterations {iterations}: '{config.method.name}' has several stages whose lengths would change; start a"
+            " new run with another --out"
+        )
+    config = config.model_copy(update={"training": config.training.model_copy(update={"iterations": iterations})})
+    run.forget_results()
+    config.save(run.config)
+    say(f"extended to {iterations} iterations; this is not the same as a run of that length from its start")
+    return config
+
+
+def complete(run: RunFolder, config: Config, init_from: Path | None, test: bool) -> None:
+    """Does what is missing: training, the model, predictions, scores, the report."""
+    whole = read_data(config.data)
+    dataset = training_data(whole, config.data.labelled)
+    if not (run.model / "model.json").exists():
+        say(f"training {config.method.name}, {config.training.iterations} iterations, in {run.path}")
+        fit_on_devices(config, run, init_from)
+        keep_model(run, config, dataset)
+    if test:
+        score_run(run, config, whole)
+    write_report(run.path)
+    say(f"done: {run.path / 'report.html'}")
+
+
+def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
+    """Writes the model folder from the selected checkpoint."""
+    selected = run.best if config.training.selection == "validation" else run.last
+    content = load_checkpoint(selected)
+    method, problem = build(config, dataset)
+    method.load_state_dict(content["method"])
+    save_model(
+        run.model,
+        method,
+        problem,
+        channels=dataset.channels,
+        tasks=dataset.tasks,
+        file_ending=dataset.file_ending,
+        facts={
+            "method": config.method.name,
+            "dataset": dataset.name,
+            "step": content["step"],
+            "iterations": config.training.iterations,
+            "selection": config.training.selection,
+            "seed": config.seed,
+            "labelled_cases": len(dataset.labelled()),
+            "unlabelled_cases": len(dataset.unlabelled()),
+            "precision": config.training.precision,
+            "inference": config.inference.model_dump(mode="json"),
+        },
+    )
+
+
+def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
+    """Predicts the test cases (the validation cases where there are none) and scores those with labels."""
+    cases = whole.split("test") or whole.split("val")
+    if not cases:
+        say("no test and no validation cases: nothing to score")
+        return
+    method = config.method.name if ".py:" in config.method.name else None
+    model = load_model(run.path, method)
+    inputs = [(case.id, case.images) for case in cases]
+    settings = inference_settings(model, {})
+    predict_inputs([model], inputs, run.predictions, task=DEFAULT, device=config.training.device, settings=settings)
+    facts: dict[str, Any] = {**model.facts, "split": cases[0].split}
+    with progress("scoring") as report:
+        evaluate_cases(cases, run.predictions, whole, out=run.metrics, model=facts, progress=report)
+

@@ -1,0 +1,52 @@
+"""What can be told of a class with typed settings: for `semivox methods`, `semivox networks` and the docs."""
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: its name, type, default, and the one-line doc below it in the source."""
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+
+
+def fields(Settings: type[BaseModel]) -> list[Field]:
+    """The settings of a model, those of its bases first, with the string literal that follows each as its doc."""
+    docs: dict[str, str] = {}
+    for Kind in reversed(Settings.__mro__):
+        if issubclass(Kind, BaseModel) and Kind is not BaseModel:
+            docs |= attribute_docs(Kind)
+    return [
+        Field(name, _type_name(info.annotation), info.get_default(call_default_factory=True), docs.get(name, ""))
+        for name, info in Settings.model_fields.items()
+    ]
+
+
+def attribute_docs(Kind: type) -> dict[str, str]:
+    """Attribute → the string literal right below it in the class's source; empty where there is no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(Kind)))
+    except (OSError, TypeError):
+        return {}
+    (body,) = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+    docs = {}
+    for before, after in zip(body, body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
+            literal = after.value
+            if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+                docs[before.target.id] = " ".join(literal.value.split())
+    return docs
+
+
+def _type_name(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("Literal", "one of ")

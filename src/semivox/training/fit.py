@@ -1,0 +1,246 @@
+"""From a run's config to trained weights: builds everything the config names and runs the engine."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+
+from semivox.data.case import Dataset
+from semivox.data.joining import join
+from semivox.data.labels import IGNORE
+from semivox.data.layout import read_dataset
+from semivox.errors import ResourceError, RunError
+from semivox.methods import find_method
+from semivox.methods.method import Method
+from semivox.methods.model import build_method, load_model
+from semivox.methods.problem import Problem
+from semivox.planning.demand import Views
+from semivox.preparation.store import Store, make_store
+from semivox.sampling.loader import PatchLoader
+from semivox.training.checkpoint import load_checkpoint
+from semivox.training.config import Config, DataSettings, method_settings
+from semivox.training.engine import Engine, make_trainer
+from semivox.training.interruption import Checkpoints
+from semivox.training.log import Log
+from semivox.training.progress import TrainingProgress, progress
+from semivox.training.run import RunFolder
+from semivox.training.validation import Validation
+from semivox.training.windowing import make_windows
+
+TIMED_STEPS = 6
+"""Steps per stage that are timed to turn minutes into steps; the first two warm up and do not count."""
+
+
+def read_data(data: DataSettings) -> Dataset:
+    """The data set a run is about, whole: for scoring at its end."""
+    datasets = [read_dataset(path, labels=data.labels) for path in data.datasets]
+    if data.unlabelled is not None:
+        datasets[0] = read_dataset(data.datasets[0], unlabelled=data.unlabelled, labels=data.labels)
+    return datasets[0] if len(datasets) == 1 else join(datasets)
+
+
+def training_data(dataset: Dataset, labelled: int | dict[str, int] | None) -> Dataset:
+    """What training may see of it: no label that `labelled` hides, and no label of a test case."""
+    hidden = dataset.hide_labels(labelled)
+    cases = tuple(replace(case, label=None) if case.split == "test" else case for case in hidden)
+    return replace(hidden, cases=cases)
+
+
+def make_problem(config: Config, dataset: Dataset) -> Problem:
+    """The problem that `config`'s method is built for."""
+    requires = find_method(config.method.name).requires
+    return Problem(plan=config.plan, channels=len(dataset.channels), labels=dataset.labels, requires=requires)
+
+
+def open_store(config: Config, dataset: Dataset) -> Store:
+    """The store of the training and validation cases, made where it is missing."""
+    wanted = replace(dataset, cases=dataset.split("train") + dataset.split("val"))
+    with progress("preparing scans") as report:
+        return make_store(wanted, config.plan.preparation, config.data.store, workers=_cores(), progress=report)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def build(config: Config, dataset: Dataset, init_from: Path | None = None) -> tuple[Method, Problem]:
+    """The method with its initial weights, a function of the seed alone (and of the model in `init_from`)."""
+    problem = make_problem(config, dataset)
+    torch.manual_seed(config.seed)
+    method = build_method(config.method.name, method_settings(config.method), problem)
+    if init_from is not None:
+        initialise(method, init_from)
+    return method, problem
+
+
+def initialise(method: Method, run: Path) -> None:
+    """Gives every network of `method` the weights of the first network of another run's model."""
+    donor = load_model(run).method.inference_modules()[0].state_dict()
+    donor = {name.removeprefix("module."): tensor for name, tensor in donor.items()}
+    for module in method.children():
+        network = getattr(module, "module", module)
+        own = network.state_dict()
+        if own.keys() != donor.keys() or any(own[name].shape != donor[name].shape for name in own):
+            raise RunError(f"--init-from {run}: its network differs from this run's; give the same plan and network")
+        network.load_state_dict(donor)
+
+
+def make_engine(config: Config, dataset: Dataset, store: Store, method: Method, rank: int = 0) -> Engine:
+    """The engine with loaders over `store`."""
+
+    def make_loader(views: Views) -> PatchLoader:
+        return PatchLoader(
+            store,
+            dataset,
+            config.plan,
+            views,
+            seed=config.seed,
+            settings=config.views,
+            foreground_share=config.training.foreground_share,
+            rank=rank,
+            ranks=config.training.devices,
+        )
+
+    return Engine(method, config, make_loader)
+
+
+class _Timer(lightning.Callback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, trainer, engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.monotonic())
+
+
+def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
+    """Times a few real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares."""
+    method, _ = build(config, dataset)
+    shares = [stage.share for stage in method.stages()]
+    training = config.training.model_copy(update={"iterations": TIMED_STEPS * len(shares)})
+    timed = config.model_copy(update={"training": training})
+    engine = make_engine(timed, dataset, store, method)
+    spans = [replace(s, start=TIMED_STEPS * i, end=TIMED_STEPS * (i + 1)) for i, s in enumerate(engine.spans)]
+    engine.spans = spans
+    timer = _Timer()
+    make_trainer(training, [timer], len(shares)).fit(engine)
+    total = 0.0
+    for index, share in enumerate(shares):
+        steps = np.diff(timer.times[TIMED_STEPS * index : TIMED_STEPS * (index + 1)])[1:]
+        total += float(np.median(steps)) * share
+    return total / sum(shares)
+
+
+def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = None) -> None:
+    """Trains until the last step, from the last checkpoint where there is one.
+
+    Raises Interrupted after a signal (all is saved by then), ResourceError where memory does not suffice.
+    """
+    dataset = training_data(read_data(config.data), config.data.labelled)
+    store = open_store(config, dataset)
+    method, _ = build(config, dataset, init_from)
+    engine = make_engine(config, dataset, store, method, rank)
+    training = config.training
+    callbacks: list[lightning.Callback] = []
+    content = load_checkpoint(run.last) if run.last.exists() else None
+    if content is not None:
+        engine.restore(content)
+        callbacks.append(_RestoreOptimisers(content))
+    if engine.step >= training.iterations:
+        return
+    if rank == 0:
+        log = Log(run.log, training.log_every, dataset.labels.names)
+        if training.selection == "validation":
+            every = training.validate_every or max(training.iterations // 10, 1)
+            score = validation_score(config, dataset, store, method)
+            callbacks.append(Validation(run, every, training.patience, score, log))
+        callbacks += [log, TrainingProgress(), Checkpoints(run, training.checkpoint_every)]
+    remaining = len([span for span in engine.spans if span.end > engine.step])
+    try:
+        make_trainer(training, callbacks, remaining).fit(engine)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory at step {engine.step}; lower plan.batch.unlabelled, plan.batch.labelled or plan.patch"
+            f" (now {config.plan.batch.labelled}+{config.plan.batch.unlabelled} patches of {list(config.plan.patch)})"
+        ) from None
+
+
+def fit_on_devices(config: Config, run: RunFolder, init_from: Path | None = None) -> None:
+    """`fit` in this process, or in one process per device."""
+    if config.training.devices == 1:
+        fit(config, run, init_from=init_from)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (config, run, init_from, port)
+    torch.multiprocessing.start_processes(_fit_rank, arguments, nprocs=config.training.devices, start_method="spawn")
+
+
+def _fit_rank(rank: int, config: Config, run: RunFolder, init_from: Path | None, port: int) -> None:
+    """One of several processes; Lightning finds its place in the environment."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(config.training.devices),
+    }
+    fit(config, run, rank, init_from)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+
+
+class _RestoreOptimisers(lightning.Callback):
+    def __init__(self, content: dict) -> None:
+        self.content = content
+
+    def on_train_start(self, trainer: lightning.Trainer, engine: Engine) -> None:  # type: ignore[override]
+        engine.restore_optimisers(self.content)
+
+
+def validation_score(config: Config, dataset: Dataset, store: Store, method: Method) -> Callable[[], float]:
+    """A function that gives the mean foreground Dice over the labelled validation cases, on the prepared grid."""
+    cases = [case for case in dataset.split("val") if case.label is not None]
+    if not cases:
+        raise RunError(
+            "training.selection is 'validation' but the data set has no labelled validation cases; mark some with"
+            " split `val` in cases.csv, or use `-s training.selection=last`"
+        )
+    windows = make_windows(config.plan, config.inference, config.training.precision)
+
+    def score() -> float:
+        device = next(method.parameters()).device
+        dices = []
+        for case in cases:
+            volume = torch.from_numpy(np.array(store.image(case.id))).to(device)
+            prediction = method.predict_volume(volume, windows, case.task).argmax(0).cpu().numpy()
+            dices.append(mean_dice(prediction, np.asarray(store.label(case.id)), dataset.labels.count))
+        return float(np.nanmean(dices))
+
+    return score
+
+
+def mean_dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> float:
+    """Mean hard Dice over the foreground classes present in either map; NaN where there is none."""
+    known = reference != IGNORE
+    inside = (prediction.astype(np.int64) * classes + reference)[known]
+    table = np.bincount(inside, minlength=classes * classes).reshape(classes, classes)
+    sizes = table.sum(0) + table.sum(1)
+    present = sizes[1:] > 0
+    return float((2 * np.diag(table)[1:][present] / sizes[1:][present]).mean()) if present.any() else float("nan")
+
+
