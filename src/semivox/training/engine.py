@@ -14,13 +14,14 @@ import torch
 import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from semivox.errors import RunError
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, Optimiser, Stage
 from semivox.planning.demand import Views
 from semivox.sampling.batch import Batch
+from semivox.sampling.loader import PatchLoader, batches
 from semivox.sampling.views import make_batch
 from semivox.training.config import Config, TrainingSettings
 from semivox.training.optimisation import learning_rate_factor, make_optimiser
@@ -55,7 +56,7 @@ def spans(stages: tuple[Stage, ...], iterations: int) -> list[Span]:
 class Engine(lightning.LightningModule):
     """Trains `method` as `config` says. `make_loader(views, unlabelled)` gives the map step → raw batch of a stage."""
 
-    def __init__(self, method: Method, config: Config, make_loader: Callable[[Views], Dataset]) -> None:
+    def __init__(self, method: Method, config: Config, make_loader: Callable[[Views], PatchLoader]) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method = method
@@ -97,16 +98,10 @@ class Engine(lightning.LightningModule):
         return [make_optimiser(specification, self.config.training) for specification in self.specifications]
 
     def train_dataloader(self) -> DataLoader:
-        span, workers = self.span, self.config.training.workers
-        return DataLoader(
-            self.make_loader(self.views(span.stage)),
-            batch_size=None,
-            sampler=range(self.step, span.end),
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self.config.training.device not in ("cpu",) and torch.cuda.is_available(),
-        )
+        span = self.span
+        loader = self.make_loader(self.views(span.stage))
+        on_gpu = self.config.training.device == "cuda"
+        return batches(loader, self.step, span.end, self.config.training.workers, pin=on_gpu)
 
     def on_train_epoch_start(self) -> None:
         span = self.span
