@@ -1,0 +1,210 @@
+"""Prediction of many scans: the next one is read while one is computed and the one before is written."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semivox.atomic import atomic_path
+from semivox.data.case import Case, Dataset
+from semivox.data.fault import DataFault
+from semivox.data.image import label_ending, map_ending, read_image, write_label, write_map
+from semivox.data.labels import LabelMap
+from semivox.errors import DataError, RunError, SemivoxError
+from semivox.inference.inputs import Input
+from semivox.inference.postprocessing import keep_largest_component
+from semivox.inference.uncertainty import entropy_map
+from semivox.planning.plan import Preparation
+from semivox.preparation.placement import Placement
+from semivox.preparation.prepare import prepare_image
+from semivox.preparation.restore import restore_map, restore_probabilities
+
+ALONE_ABOVE_BYTES = 2**30
+"""A scan whose probabilities take more than this (as float16) has the memory to itself: nothing is read beside it."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is made of each case, as files in `folder`, all on the scan's own grid.
+
+    Always CASE, the label, with `ending` (None: what suits the image). On demand CASE_uncertainty (entropy from 0 to 1,
+    as .nii.gz, or .tif for a picture) and CASE_probabilities.npz (`probabilities`, float16 (K, X, Y, Z)).
+    """
+
+    folder: Path
+    ending: str | None = None
+    largest_component: bool = False
+    uncertainty: bool = False
+    probabilities: bool = False
+
+    def label(self, item: Input) -> Path:
+        case, files = item
+        return self.folder / f"{case}{self.ending or label_ending(files[0])}"
+
+    def uncertainty_map(self, item: Input) -> Path:
+        case, files = item
+        return self.folder / f"{case}_uncertainty{map_ending(files[0])}"
+
+    def probability_file(self, item: Input) -> Path:
+        return self.folder / f"{item[0]}_probabilities.npz"
+
+    def make_folder(self) -> None:
+        """Raises RunError where nothing can be written: better now than after the first scan."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written to ({error.strerror}); choose another --out") from None
+
+    def complete(self, item: Input) -> bool:
+        """Whether every file of the case is there; each is written in one step, so being there is being whole."""
+        return (
+            self.label(item).exists()
+            and (not self.uncertainty or self.uncertainty_map(item).exists())
+            and (not self.probabilities or self.probability_file(item).exists())
+        )
+
+
+def predict_cases(
+    inputs: Sequence[Input],
+    predict_volume: Callable[[Tensor], Tensor],
+    preparation: Preparation,
+    channels: Sequence[str],
+    labels: LabelMap,
+    outputs: Outputs,
+    *,
+    device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Predicts and writes every case of `inputs` that is not there yet; returns the label files of all, in their order.
+
+    `predict_volume` maps a prepared scan (C, X, Y, Z), float32 on `device` (default CPU), to class probabilities
+    (K, X, Y, Z). `progress(done, total)` counts cases. A case that fails does not stop the others: after the last one a
+    DataError lists all that failed, each with what to mend.
+    """
+    outputs.make_folder()
+    todo = [item for item in inputs if not outputs.complete(item)]
+    dataset = Dataset("inputs", outputs.folder, tuple(channels), labels, ())
+    steps = _Steps(predict_volume, preparation, dataset, outputs, device)
+    done = len(inputs) - len(todo)
+    upcoming = iter(todo)
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+
+        def read_next() -> Future[_Scan | None] | None:
+            item = next(upcoming, None)
+            return item and reader.submit(steps.read, item)
+
+        reading = read_next()
+        while reading:
+            if progress:
+                progress(done, len(inputs))
+            scan = reading.result()
+            alone = scan is not None and 2 * labels.count * scan.image[0].numel() > ALONE_ABOVE_BYTES
+            reading = None if alone else read_next()
+            probabilities = steps.compute(scan) if scan else None
+            if writing:
+                writing.result()
+            if scan and probabilities is not None:
+                writing = writer.submit(steps.write, scan, probabilities)
+            del scan, probabilities
+            if alone:
+                if writing:
+                    writing.result()
+                reading = read_next()
+            done += 1
+    if progress:
+        progress(done, len(inputs))
+    if steps.faults:
+        raise DataError(f"{len(steps.faults)} of {len(inputs)} cases failed: {'; '.join(steps.faults)}")
+    return [outputs.label(item) for item in inputs]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A case that is read and prepared."""
+
+    item: Input
+    image: Tensor
+    placement: Placement
+
+
+class _Steps:
+    """The three steps of one case. A step that fails for a reason a user can mend notes it and gives None."""
+
+    def __init__(
+        self,
+        predict_volume: Callable[[Tensor], Tensor],
+        preparation: Preparation,
+        dataset: Dataset,
+        outputs: Outputs,
+        device: torch.device | None,
+    ) -> None:
+        self.predict_volume = predict_volume
+        self.preparation = preparation
+        self.dataset = dataset
+        self.outputs = outputs
+        self.device = device
+        self.faults: list[str] = []
+
+    def read(self, item: Input) -> _Scan | None:
+        case, files = item
+        with self._noting_faults(item):
+            volume = read_image(Case(case, files, split="test"), self.dataset)
+            image, placement = prepare_image(volume, self.preparation)
+            return _Scan(item, torch.from_numpy(image), placement)
+        return None
+
+    def compute(self, scan: _Scan) -> Tensor | None:
+        with self._noting_faults(scan.item), torch.no_grad():
+            return self.predict_volume(scan.image.to(self.device)).cpu()
+        return None
+
+    def write(self, scan: _Scan, probabilities: Tensor) -> None:
+        """Writes what `outputs` asks for, the label last: where it is, all is."""
+        item, placement, outputs = scan.item, scan.placement, self.outputs
+        with self._noting_faults(item):
+            if outputs.uncertainty:
+                entropy = restore_map(entropy_map(probabilities).numpy(), placement)
+                write_map(outputs.uncertainty_map(item), entropy, placement.source_grid)
+            if outputs.probabilities:
+                maps = np.empty((len(probabilities), *placement.source_shape), np.float16)
+                for index, share in enumerate(probabilities.numpy()):
+                    # What was cropped away is background.
+                    maps[index] = restore_map(share, placement, outside=float(index == 0))
+                with atomic_path(outputs.probability_file(item)) as path:
+                    np.savez_compressed(path, probabilities=maps)
+            classes = restore_probabilities(probabilities.numpy(), placement)
+            if outputs.largest_component:
+                classes = keep_largest_component(classes)
+            write_label(outputs.label(item), self.dataset.labels.to_values(classes), placement.source_grid)
+
+    @contextmanager
+    def _noting_faults(self, item: Input) -> Iterator[None]:
+        case, files = item
+        try:
+            yield
+        except DataFault as error:
+            self.faults.append(str(replace(error.fault, case=case)))
+        except SemivoxError as error:
+            self.faults.append(f"case {case}: {files[0]}: {error}")
+        except OSError as error:
+            self.faults.append(
+                f"case {case}: {error}; check the space left in {self.outputs.folder} and who may write there"
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self.faults.append(
+                f"case {case}: {files[0]}: out of memory; predict fewer windows per batch, or on another device"
+            )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
