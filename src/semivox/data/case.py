@@ -1,11 +1,13 @@
 """What a data set is: cases, channels and label names. Every setting of Semivox follows from these."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from semivox.data.labels import LabelMap
+import numpy as np
+
+from semivox.data.labels import IGNORE, LabelMap
 from semivox.errors import DataError, unknown
 
 Split = Literal["train", "val", "test"]
@@ -26,6 +28,8 @@ class Case:
     split: Split = "train"
     group: str = ""
     """The patient; cases of one group are never split over train and test. Empty: the case is a group of its own."""
+    label_map: LabelMap | None = field(default=None, hash=False)
+    """How this case's own label file maps, where that differs from the data set's: in joined sets. Names are shared."""
 
     @property
     def patient(self) -> str:
@@ -78,6 +82,31 @@ class Dataset:
         names = self.tasks.get(task, self.labels.foreground)
         known = [name in names for name in self.labels.foreground]
         return (all(known), *known)
+
+    def to_classes(self, case: Case, values: np.ndarray) -> np.ndarray:
+        """Values in the label file of `case` → class indices of this data set, uint8, same shape.
+
+        What the case's task does not annotate is background, whatever its file says, so that no label counts which the
+        task leaves out. Raises DataError where a value is not declared.
+        """
+        source = case.label_map or self.labels
+        annotated = self.tasks.get(case.task, self.labels.foreground)
+        table = np.zeros(IGNORE + 1, np.uint8)
+        table[IGNORE] = IGNORE
+        for index, name in enumerate(source.names):
+            if index and name in annotated:
+                table[index] = self.labels.names.index(name)
+        return table[source.to_classes(values)]
+
+    def restrict(self, names: Sequence[str]) -> "Dataset":
+        """The data set with only the classes, or regions, of the given names; all others become background.
+
+        A case whose task annotates none of them becomes unlabelled. Raises SettingError for a name that is neither.
+        """
+        labels = self.labels.restrict(names)
+        tasks = {task: tuple(n for n in known if n in labels.names) for task, known in self.tasks.items()}
+        cases = (case if tasks.get(case.task, names) else replace(case, label=None) for case in self.cases)
+        return replace(self, labels=labels, tasks=tasks, cases=tuple(cases))
 
     def hide_labels(self, keep: int | dict[str, int] | None) -> "Dataset":
         """The data set in which only the first `keep` labelled groups per domain and task keep their label.

@@ -4,11 +4,12 @@ Inside Semivox a label map holds class indices 0..K-1 (0 is background) and `IGN
 hold whatever values their data set declares. `LabelMap` translates both ways.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from semivox.errors import DataError
+from semivox.errors import DataError, unknown
 
 IGNORE = 255
 """Class index of voxels that no loss and no metric looks at."""
@@ -26,16 +27,19 @@ class LabelMap:
     values: tuple[int, ...]
     ignore_value: int | None = None
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    background_values: tuple[int, ...] = ()
+    """Further values that files may hold and that are read as background: classes that were left out by name."""
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.values):
             raise DataError(f"labels: {len(self.names)} names but {len(self.values)} values")
         if len(set(self.names)) != len(self.names):
             raise DataError(f"labels: a name is declared twice in {list(self.names)}; give each class its own name")
-        if len(set(self.values)) != len(self.values):
-            raise DataError(f"labels: a value is declared twice in {list(self.values)}; give each class its own value")
-        if len(self.names) >= IGNORE:
-            raise DataError(f"labels: {len(self.names)} classes; at most {IGNORE - 1} are supported")
+        declared = self.declared
+        if len(set(declared)) != len(declared):
+            raise DataError(f"labels: a value is declared twice in {list(declared)}; give each class its own value")
+        if len(self.names) > IGNORE:
+            raise DataError(f"labels: {len(self.names)} classes; at most {IGNORE} are supported, background included")
 
     @property
     def count(self) -> int:
@@ -47,14 +51,41 @@ class LabelMap:
         """Names of the classes 1..K-1."""
         return self.names[1:]
 
+    @property
+    def declared(self) -> tuple[int, ...]:
+        """Every value that a file may hold."""
+        return (*self.values, *self.background_values, *([] if self.ignore_value is None else [self.ignore_value]))
+
     def scored(self) -> dict[str, tuple[int, ...]]:
-        """What metrics are computed for: name → class indices whose union it is. Regions where declared, else classes."""
+        """What metrics are computed for: name → class indices whose union it is. Regions if declared, else classes."""
         return self.regions or {name: (index,) for index, name in enumerate(self.names) if index}
 
+    def restrict(self, names: Sequence[str]) -> "LabelMap":
+        """Only the classes, or regions, of the given names; the values of all others are read as background.
+
+        Raises SettingError for a name that is neither.
+        """
+        choices = {name: (index,) for index, name in enumerate(self.names) if index} | self.regions
+        for name in names:
+            if name not in choices:
+                raise unknown("label", name, choices)
+        kept = sorted({index for name in names for index in choices[name]})
+        position = {index: place for place, index in enumerate(kept, 1)}
+        regions = {name: tuple(position[index] for index in choices[name]) for name in names}
+        return replace(
+            self,
+            names=(self.names[0], *(self.names[index] for index in kept)),
+            values=(self.values[0], *(self.values[index] for index in kept)),
+            regions=regions if self.regions.keys() & set(names) else {},
+            background_values=(
+                *self.background_values,
+                *(self.values[index] for index in range(1, self.count) if index not in kept),
+            ),
+        )
+
     def undeclared(self, array: np.ndarray) -> list[int]:
-        """Values that occur in `array` (file values) but are not declared."""
-        known = {*self.values, *([] if self.ignore_value is None else [self.ignore_value])}
-        return sorted(int(value) for value in np.unique(array) if value not in known)
+        """Values that occur in `array` (whole numbers, as in files) but are not declared."""
+        return sorted(set(_values_in(array)) - set(self.declared))
 
     def to_classes(self, array: np.ndarray) -> np.ndarray:
         """File values → class indices, uint8, same shape.
@@ -63,30 +94,49 @@ class LabelMap:
         """
         undeclared = self.undeclared(array)
         if undeclared:
-            raise DataError(
-                f"label has undeclared values {undeclared}, declared are {dict(zip(self.names, self.values, strict=True))};"
-                " give each value a name under `labels` in dataset.json"
-            )
+            raise DataError(f"label {self.complaint(undeclared)}; {self.mend(undeclared)}")
         classes = np.zeros(array.shape, np.uint8)
         for index, value in enumerate(self.values):
             if index:
                 classes[array == value] = index
         if self.ignore_value is not None:
             classes[array == self.ignore_value] = IGNORE
-        if self.values[0] == 0:
-            return classes
-        # Background has a value of its own: nothing to do, every voxel not assigned above holds it.
         return classes
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
-        """Class indices → file values, in the smallest unsigned type that holds them (int32 where one is negative)."""
-        extremes = [*self.values, *([] if self.ignore_value is None else [self.ignore_value])]
-        if min(extremes) < 0:
-            dtype = np.dtype(np.int32)
-        else:
-            dtype = np.min_scalar_type(max(extremes))
-        table = np.zeros(IGNORE + 1, dtype)
+        """Class indices → file values, in the smallest type that holds all of them."""
+        values = [*self.values, *([] if self.ignore_value is None else [self.ignore_value])]
+        dtype = np.result_type(np.min_scalar_type(min(values)), np.min_scalar_type(max(values)))
+        table = np.full(IGNORE + 1, self.values[0], dtype)
         table[: self.count] = self.values
         if self.ignore_value is not None:
             table[IGNORE] = self.ignore_value
         return table[classes]
+
+    def complaint(self, undeclared: list[int]) -> str:
+        """What is wrong with a label that holds these values."""
+        return (
+            f"has undeclared values {_few(undeclared)}, declared are {dict(zip(self.names, self.values, strict=True))}"
+        )
+
+    @staticmethod
+    def mend(undeclared: list[int]) -> str:
+        """What to do about them."""
+        return f"give {_few(undeclared)} a name under `labels` in dataset.json, or correct the label"
+
+
+def _few(values: list[int]) -> str:
+    shown = ", ".join(str(value) for value in values[:8])
+    return f"{shown}, ... ({len(values)} values)" if len(values) > 8 else shown
+
+
+def _values_in(array: np.ndarray) -> list[int]:
+    """The distinct values of an integer array; counted where their range allows, since sorting a scan is slow."""
+    if array.size == 0:
+        return []
+    low, high = int(array.min()), int(array.max())
+    if high - low < 1 << 16:
+        present = np.zeros(high - low + 1, bool)
+        present[array.ravel().astype(np.int64) - low] = True
+        return [int(value) + low for value in np.flatnonzero(present)]
+    return [int(value) for value in np.unique(array)]
