@@ -127,7 +127,7 @@ def note_model(out: Path, model: Model) -> None:
     content = {
         "labels": dict(zip(labels.names, labels.values, strict=True)),
         "regions": labels.regions,
-        "model": {key: model.facts[key] for key in ("method", "dataset", "step", "selection", "seed")},
+        "model": {key: model.facts[key] for key in ("method", "dataset", "step", "selection", "seed", "scored_split")},
     }
     path = out / "prediction.json"
     try:

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, Dataset
 from semivox.data.integrity import check
 from semivox.errors import DataError, SettingError
-from semivox.evaluation.evaluate import evaluate_cases
+from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.predict import inference_settings, predict_inputs
 from semivox.methods import find_method
 from semivox.methods.model import load_model, save_model
@@ -331,6 +330,7 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
             "labelled_cases": len(dataset.labelled()),
             "unlabelled_cases": len(dataset.unlabelled()),
             "precision": config.training.precision,
+            "scored_split": "test" if dataset.split("test") else "val",
             "inference": config.inference.model_dump(mode="json"),
         },
     )
@@ -347,7 +347,9 @@ def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
     inputs = [(case.id, case.images) for case in cases]
     settings = inference_settings(model, {})
     predict_inputs([model], inputs, run.predictions, task=DEFAULT, device=config.training.device, settings=settings)
-    facts: dict[str, Any] = {**model.facts, "split": cases[0].split}
+    if not any(case.label for case in cases):
+        say("no test case has a label: predicted, not scored")
+        return
     with progress("scoring") as report:
-        evaluate_cases(cases, run.predictions, whole, out=run.metrics, model=facts, progress=report)
-
+        unit = config.plan.metric_unit
+        evaluate(run.predictions, replace(whole, cases=cases), run.metrics, unit=unit, progress=report)

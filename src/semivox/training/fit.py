@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from semivox.data.case import Dataset
-from semivox.data.joining import join
 from semivox.data.labels import IGNORE
 from semivox.data.layout import read_dataset
 from semivox.errors import ResourceError, RunError
@@ -42,7 +41,11 @@ def read_data(data: DataSettings) -> Dataset:
     datasets = [read_dataset(path, labels=data.labels) for path in data.datasets]
     if data.unlabelled is not None:
         datasets[0] = read_dataset(data.datasets[0], unlabelled=data.unlabelled, labels=data.labels)
-    return datasets[0] if len(datasets) == 1 else join(datasets)
+    if len(datasets) == 1:
+        return datasets[0]
+    from semivox.data.joining import join
+
+    return join(datasets)
 
 
 def training_data(dataset: Dataset, labelled: int | dict[str, int] | None) -> Dataset:

@@ -1,0 +1,53 @@
+"""What many tests share: a tiny phantom data set and runs on it that take seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from semivox.data.case import Dataset
+from semivox.data.phantom import write_phantom
+from semivox.planning.plan import BatchSize, NetworkChoice, Normalisation, Plan, Preparation
+from semivox.training.config import Config, DataSettings, MethodChoice, TrainingSettings, method_settings
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six training cases (two with a label), one validation case, two test cases of 24x24x16 voxels."""
+    folder = tmp_path_factory.mktemp("data") / "phantom"
+    return write_phantom(folder, cases=6, labelled=2, validation=1, test=2, size=(24, 24, 16))
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of stores for the whole session, so that each is made once."""
+    return tmp_path_factory.mktemp("stores")
+
+
+def tiny_plan(dimensions: int = 3) -> Plan:
+    """A plan whose step takes some tens of milliseconds. GroupNorm, so that ranks see what one process sees."""
+    settings = {"width": 4, "levels": 2, "norm": "group"}
+    return Plan(
+        preparation=Preparation(resample="none", normalisation=(Normalisation(),)),
+        patch=(16, 16, 12) if dimensions == 3 else (16, 16),
+        batch=BatchSize(labelled=2, unlabelled=2),
+        network=NetworkChoice(name="vnet" if dimensions == 3 else "unet", settings=settings),
+    )
+
+
+@pytest.fixture()
+def make_config(phantom: Dataset, stores: Path):
+    """A function (method, **training) → config of a tiny run on the phantom."""
+
+    def make(method: str = "mean_teacher", *, dimensions: int = 3, seed: int = 0, settings=None, **training) -> Config:
+        choice = MethodChoice(name=method, settings=settings or {})
+        choice = MethodChoice(name=method, settings=method_settings(choice).model_dump(mode="json"))
+        defaults = {"iterations": 6, "device": "cpu", "precision": "32", "checkpoint_every": 2, "log_every": 1}
+        return Config(
+            data=DataSettings(datasets=(phantom.root,), store=stores),
+            plan=tiny_plan(dimensions),
+            method=choice,
+            training=TrainingSettings(**{**defaults, **training}),
+            seed=seed,
+        )
+
+    return make
