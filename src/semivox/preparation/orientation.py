@@ -32,4 +32,5 @@ def reorient(array: np.ndarray, axes: Axes, flips: Flips) -> np.ndarray:
     """The last three axes of `array` permuted, then flipped: a view."""
     leading = array.ndim - 3
     view = array.transpose(*range(leading), *(leading + axis for axis in axes))
-    return view[(..., *(slice(None, None, -1 if flip else 1) for flip in flips))]
+    x, y, z = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return view[..., x, y, z]

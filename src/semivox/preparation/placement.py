@@ -63,7 +63,8 @@ class Placement:
         if array.shape[-3:] != self.source_shape:
             raise DataError(f"shape is {array.shape[-3:]}, the image's is {self.source_shape}; they must agree")
         oriented = reorient(array, self.axes, self.flips)
-        return oriented[(..., *(slice(start, stop) for start, stop in self.box))]
+        x, y, z = (slice(start, stop) for start, stop in self.box)
+        return oriented[..., x, y, z]
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives back an equal placement."""
@@ -72,7 +73,12 @@ class Placement:
     @classmethod
     def from_json(cls, text: str) -> "Placement":
         """Reads what `to_json` wrote."""
-        return cls(**{name: as_tuple(value) for name, value in json.loads(text).items()})
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Placement":
+        """From the fields as JSON gives them. Raises TypeError where they are not those of a placement."""
+        return cls(**{name: as_tuple(value) for name, value in fields.items()})
 
 
 def as_tuple(value: Any) -> Any:

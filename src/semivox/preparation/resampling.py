@@ -3,7 +3,7 @@
 The grids share their outer voxel edges: size n → m scales the spacing by n / m. Values are those of
 `scipy.ndimage.zoom(..., mode="nearest", grid_mode=True)`, and so of skimage's `resize` with mode "edge", which nnU-Net
 uses: spline interpolation is linear in the values and separable over the axes, so the matrix of an axis is what scipy
-makes of the unit vectors. BLAS applies it many times faster than scipy evaluates the spline (benchmarks/preparation.py).
+makes of the unit vectors. BLAS applies it many times faster than scipy evaluates the spline.
 """
 
 from functools import lru_cache
