@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from semivox.atomic import atomic_folder
 from semivox.data import nifti
 from semivox.data.case import DEFAULT, Case, Dataset
 from semivox.data.dicom_values import Attributes, is_dicom_file, parsing, refusal
-from semivox.data.fault import DataFault
+from semivox.data.fault import FaultError
 from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
 from semivox.data.volume import Grid, Volume
@@ -59,7 +59,7 @@ class Series:
     def __str__(self) -> str:
         return f"{self.uid} ({self.modality}, {self.description or 'no description'}, {len(self.files)} files)"
 
-    def refusal(self, what: str, mend: str) -> DataFault:
+    def refusal(self, what: str, mend: str) -> FaultError:
         """The error for a series whose slices make no volume."""
         return refusal(self.files[0].parent, f"DICOM series {self.uid}: {what}", mend)
 
@@ -103,7 +103,7 @@ def find_series(source: Path) -> list[Series]:
 
     Only the files that lie there are read: neither the references of a DICOMDIR nor links are followed out of `source`,
     and archives are not opened. Objects that hold no image (structure sets, segmentations, reports) are passed over.
-    Raises DataFault for a file that claims to be DICOM and cannot be read.
+    Raises FaultError for a file that claims to be DICOM and cannot be read.
     """
     source = Path(source)
     if not source.exists():
@@ -128,7 +128,7 @@ def read_series(source: Path | Sequence[Path], uid: str | None = None) -> Volume
     """One series as a volume (1, X, Y, Z): X counts columns, Y rows, Z slices along their normal.
 
     `source` is a folder (and those below it), one file, or several files. Where it holds several series, `uid` chooses.
-    The array is int16 or int32 where rescaling keeps integers, else float32. Raises DataFault that names the series,
+    The array is int16 or int32 where rescaling keeps integers, else float32. Raises FaultError that names the series,
     the file and the mend.
     """
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
@@ -136,14 +136,13 @@ def read_series(source: Path | Sequence[Path], uid: str | None = None) -> Volume
     where = Path(sources[0]) if len(sources) == 1 else Path(sources[0]).parent
     if not series:
         raise refusal(where, "holds no DICOM images", "give the folder of a series")
-    if uid is not None:
-        series = [found for found in series if found.uid == uid] or series
-    if len(series) > 1:
-        listed = "; ".join(str(found) for found in series[:8]) + ("; ..." if len(series) > 8 else "")
+    listed = "; ".join(str(found) for found in series[:8]) + ("; ..." if len(series) > 8 else "")
+    chosen = [found for found in series if uid in (None, found.uid)]
+    if not chosen:
+        raise refusal(where, f"holds no DICOM series {uid}", f"choose of {listed}")
+    if len(chosen) > 1:
         raise refusal(where, f"holds {len(series)} DICOM series: {listed}", "give the folder or the files of one")
-    if uid not in (None, series[0].uid):
-        raise refusal(where, f"holds no DICOM series {uid}", f"there is {series[0]}")
-    return _read(series[0])
+    return _read(chosen[0])
 
 
 def convert(source: Path, out: Path) -> Dataset:
@@ -151,14 +150,15 @@ def convert(source: Path, out: Path) -> Dataset:
 
     Cases are named `case_001`, ... and patients (told apart by PatientID) `patient_001`, ..., in the order of the
     paths; nothing else of the headers but the geometry and the modality is written. Modalities become domains where
-    there are several. Localisers and secondary captures are passed over. Raises DataFault that names every series
+    there are several. Localisers and secondary captures are passed over. Raises FaultError that names every series
     which cannot be converted; then nothing is written.
     """
     series = [found for found in find_series(source) if found.is_scan]
     if not series:
         raise refusal(Path(source), "holds no DICOM scans", "give a folder of series")
     modalities = sorted({found.modality for found in series})
-    patients = {key: number for number, key in enumerate(dict.fromkeys(found.patient for found in series), 1)}
+    known = dict.fromkeys(found.patient for found in series if found.patient)
+    patients = {key: f"patient_{number:03d}" for number, key in enumerate(known, 1)}
     with atomic_folder(Path(out)) as root:
         cases, faults = [], []
         for number, found in enumerate(series, 1):
@@ -170,9 +170,8 @@ def convert(source: Path, out: Path) -> Dataset:
             path = root / "imagesTr" / f"case_{number:03d}_0000.nii.gz"
             nifti.write(path, volume.array[0], volume.grid)
             domain = found.modality if len(modalities) > 1 else DEFAULT
-            cases.append(
-                Case(f"case_{number:03d}", (path,), domain=domain, group=f"patient_{patients[found.patient]:03d}")
-            )
+            group = patients.get(found.patient, "")
+            cases.append(Case(f"case_{number:03d}", (path,), domain=domain, group=group))
         if faults:
             raise DataError(f"{len(faults)} of {len(series)} series cannot be converted: " + " | ".join(faults))
         channel = modalities[0] if len(modalities) == 1 else "image"
@@ -214,10 +213,10 @@ def _summarise(uid: str, members: list[tuple[Path, Attributes]]) -> Series:
     header = members[0][1]
     description = header.raw("SeriesDescription").decode("latin-1")
     secondary = header.has("SOPClassUID") and header.identifier("SOPClassUID").startswith(SECONDARY_CAPTURE)
-    localiser = header.has("ImageType") and "LOCALIZER" in header.codes("ImageType")
+    localiser = b"LOCALIZER" in header.raw("ImageType").split(b"\\")
     return Series(
         uid,
-        header.codes("Modality")[0] if header.has("Modality") else "OT",
+        header.code("Modality") if header.has("Modality") else "OT",
         "".join(letter if letter.isprintable() else "?" for letter in description),
         header.raw("PatientID"),
         tuple(file for file, _ in members),
@@ -229,10 +228,8 @@ def _merge(series: list[Series]) -> list[Series]:
     """Series found in several places → one each."""
     merged: dict[str, Series] = {}
     for found in series:
-        files = merged[found.uid].files if found.uid in merged else ()
-        merged[found.uid] = Series(
-            found.uid, found.modality, found.description, found.patient, files + found.files, found.is_scan
-        )
+        before = merged[found.uid].files if found.uid in merged else ()
+        merged[found.uid] = replace(found, files=before + found.files)
     return list(merged.values())
 
 
@@ -241,24 +238,34 @@ def _read(series: Series) -> Volume:
     _check_alike(slices, series)
     slices, affine = _stack(slices, series)
     form = slices[0].format
-    stored = {file: _pixels(file, form) for file in dict.fromkeys(piece.file for piece in slices)}
-    slopes = np.array([piece.slope for piece in slices])
-    intercepts = np.array([piece.intercept for piece in slices])
-    array = np.stack([stored[piece.file][piece.frame].T for piece in slices], axis=-1)
-    if (slopes == 1).all() and (intercepts == np.round(intercepts)).all():
-        array = array.astype(np.int64) + intercepts.astype(np.int64)
-        kind = np.min_scalar_type(min(array.min(), -array.max() - 1))
-        array = array.astype(np.promote_types(kind, np.int16)) if kind.itemsize <= 4 else array.astype(np.float32)
-    else:
-        array = (array * slopes + intercepts).astype(np.float32)
-    return Volume(array[None], Grid((form.columns, form.rows, len(slices)), LPS_TO_RAS @ affine))
+    stored = {file: _pixels(file, form, frames) for file, frames in Counter(piece.file for piece in slices).items()}
+    planes = [stored[piece.file][piece.frame].T for piece in slices]
+    array = np.empty((form.columns, form.rows, len(slices)), _value_type(slices, planes))
+    for index, (piece, plane) in enumerate(zip(slices, planes, strict=True)):
+        if array.dtype.kind == "i":
+            # Added as wide integers: a stored 16-bit value plus the intercept may leave 16 bits on its way.
+            array[:, :, index] = plane.astype(np.int64) + int(piece.intercept)
+        else:
+            array[:, :, index] = plane * piece.slope + piece.intercept
+    return Volume(array[None], Grid(array.shape, LPS_TO_RAS @ affine))
+
+
+def _value_type(slices: list[Slice], planes: list[np.ndarray]) -> np.dtype:
+    """int16 or int32 if rescaling only shifts whole numbers and they fit, else float32."""
+    if all(piece.slope == 1 and piece.intercept == round(piece.intercept) for piece in slices):
+        low = min(int(plane.min()) + piece.intercept for piece, plane in zip(slices, planes, strict=True))
+        high = max(int(plane.max()) + piece.intercept for piece, plane in zip(slices, planes, strict=True))
+        for kind in (np.int16, np.int32):
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return np.dtype(kind)
+    return np.dtype(np.float32)
 
 
 def _slices(file: Path) -> list[Slice]:
     """The frames of one file: one, or many where it is an enhanced multi-frame object."""
     header = _read_header(file)
-    if header.unsigned("SamplesPerPixel") != 1 or header.codes("PhotometricInterpretation") != ("MONOCHROME2",):
-        kind = "\\".join(header.codes("PhotometricInterpretation"))
+    kind = header.code("PhotometricInterpretation")
+    if header.unsigned("SamplesPerPixel") != 1 or kind != "MONOCHROME2":
         raise refusal(file, f"holds {kind} pixels", "give a scan of grey values (MONOCHROME2)")
     if header.has("ModalityLUTSequence"):
         raise refusal(file, "its values go through a look-up table (ModalityLUTSequence)", "export it rescaled")
@@ -328,7 +335,7 @@ def _slice(
 
 
 def _check_alike(slices: list[Slice], series: Series) -> None:
-    """Raises DataFault for the first slice that is not of the same format and orientation as most."""
+    """Raises FaultError for the first slice that is not of the same format and orientation as most."""
     common = Counter(piece.format for piece in slices).most_common(1)[0][0]
     for piece in slices:
         for field, expected in vars(common).items():
@@ -370,7 +377,7 @@ def _thickness(piece: Slice) -> float:
 
 
 def _check_gaps(slices: list[Slice], gaps_mm: np.ndarray, series: Series) -> None:
-    """Raises DataFault for slices that coincide, are missing, or lie at uneven distances."""
+    """Raises FaultError for slices that coincide, are missing, or lie at uneven distances."""
     usual_mm = float(np.median(gaps_mm))
     # Scanners round positions, often to 0.1 mm; a fifth of the distance bounds that for thin slices.
     tolerance_mm = min(max(0.1, 0.02 * usual_mm), 0.2 * usual_mm)
@@ -391,7 +398,7 @@ def _check_gaps(slices: list[Slice], gaps_mm: np.ndarray, series: Series) -> Non
 def _check_straight(
     slices: list[Slice], positions_mm: np.ndarray, step_mm: np.ndarray, normal: np.ndarray, series: Series
 ) -> None:
-    """Raises DataFault for a stack that leans (gantry tilt), or a slice that lies off the line of the others."""
+    """Raises FaultError for a stack that leans (gantry tilt), or a slice that lies off the line of the others."""
     length_mm = float(step_mm @ normal)
     lean = float(np.linalg.norm(step_mm - length_mm * normal)) / length_mm
     if lean > LARGEST_TILT:
@@ -407,7 +414,7 @@ def _check_straight(
         raise series.refusal(what, "give a series with straight, equally spaced slices")
 
 
-def _pixels(file: Path, form: Format) -> np.ndarray:
+def _pixels(file: Path, form: Format, frames: int) -> np.ndarray:
     """Stored values (frame, row, column) of one file."""
     import pydicom
     from pydicom.pixels import pixel_array
@@ -416,20 +423,20 @@ def _pixels(file: Path, form: Format) -> np.ndarray:
         dataset = pydicom.dcmread(file)
         syntax = dataset.file_meta.TransferSyntaxUID
         _check_decoder(file, syntax)
-        expected = form.rows * form.columns * form.bits_allocated // 8 * int(dataset.get("NumberOfFrames") or 1)
+        expected = form.rows * form.columns * form.bits_allocated // 8 * frames
         # A header of a few bytes may claim pictures of any size: let it not fill the memory.
         if expected > 2**28 and expected > 1000 * file.stat().st_size:
             raise refusal(file, f"claims {expected / 2**30:.1f} GiB of pixels, which it cannot hold", "export it anew")
         pixels: Any = pixel_array(dataset)
     if pixels.ndim == 2:
         pixels = pixels[None]
-    if pixels.shape[1:] != (form.rows, form.columns) or pixels.dtype.kind not in "iu":
+    if pixels.shape != (frames, form.rows, form.columns) or pixels.dtype.kind not in "iu":
         raise refusal(file, f"its pixels {pixels.shape} do not agree with its header", "export it anew")
     return pixels
 
 
 def _check_decoder(file: Path, syntax: str) -> None:
-    """Raises DataFault where the pixels are compressed in a way for which no decoder is installed."""
+    """Raises FaultError where the pixels are compressed in a way for which no decoder is installed."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 

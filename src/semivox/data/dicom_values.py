@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semivox.data.fault import DataFault, Fault
+from semivox.data.fault import FaultError, Fault
 from semivox.errors import SemivoxError
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ UNIQUE_IDENTIFIER = re.compile(r"[0-9][0-9.]{0,63}", re.ASCII)
 CODE = re.compile(r"[A-Z0-9_ ]{1,16}", re.ASCII)
 
 
-def refusal(file: Path, what: str, mend: str) -> DataFault:
+def refusal(file: Path, what: str, mend: str) -> FaultError:
     """The error for a file, or a folder of files, that cannot be read as a scan."""
-    return DataFault(Fault("", file, what, mend))
+    return FaultError(Fault("", file, what, mend))
 
 
 @contextmanager
 def parsing(file: Path) -> Iterator[None]:
-    """Turns whatever the parser raises on a damaged or crafted `file` into one DataFault.
+    """Turns whatever the parser raises on a damaged or crafted `file` into one FaultError.
 
     All exceptions, because a third-party parser may raise any of them on bytes nobody foresaw.
     """
@@ -101,12 +101,12 @@ class Attributes:
             raise self._fault(keyword, "\\".join(parts), "digits and dots")
         return parts[0]
 
-    def codes(self, keyword: str) -> tuple[str, ...]:
-        """The values of a code string (VR CS)."""
+    def code(self, keyword: str) -> str:
+        """One code string (VR CS): capital letters, digits, spaces and underscores."""
         parts = self._strings(keyword, "CS")
-        if not all(part == "" or CODE.fullmatch(part) for part in parts):
+        if len(parts) != 1 or not CODE.fullmatch(parts[0]):
             raise self._fault(keyword, "\\".join(parts), "a code of capital letters")
-        return tuple(parts)
+        return parts[0]
 
     def raw(self, keyword: str) -> bytes:
         """The bytes of the attribute, empty where it is missing; good only for telling equal from unequal."""
@@ -138,7 +138,7 @@ class Attributes:
         with parsing(self.file):
             return self.dataset.get_item(keyword) if keyword in self.dataset else None
 
-    def _fault(self, keyword: str, found: str, expected: str) -> DataFault:
+    def _fault(self, keyword: str, found: str, expected: str) -> FaultError:
         shown = found if len(found) <= 60 else found[:57] + "..."
         what = f"the DICOM attribute {keyword} is {shown!r} where {expected} is due"
         return refusal(self.file, what, "export the series anew")
