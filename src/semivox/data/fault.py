@@ -20,7 +20,7 @@ class Fault:
     def __str__(self) -> str:
         where = [f"case {self.case}"] if self.case else []
         where += [str(self.file)] if self.file else []
-        return " ".join(f"{': '.join([*where, self.what])}; {self.mend}".split())
+        return " ".join(f"{': '.join([*where, self.what])}; {self.mend}".splitlines())
 
 
 class FaultError(DataError):

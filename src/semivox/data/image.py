@@ -86,21 +86,26 @@ def read_label(path: Path) -> Volume:
 
 def read_image(case: Case, dataset: Dataset) -> Volume:
     """All channels of a case, (channel, X, Y, Z). Raises FaultError, also where channels differ in grid or number."""
-    return join_channels(case, dataset, [_of_case(case, read_volume, path) for path in case.images])
+    volumes = [_of_case(case, read_volume, path) for path in case.images]
+    for fault in channel_faults(case, dataset, volumes):
+        raise FaultError(fault)
+    array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+    return replace(volumes[0], array=array)
 
 
-def join_channels(case: Case, dataset: Dataset, volumes: list[Volume]) -> Volume:
-    """The channels of a case, read file by file, as one volume. Raises FaultError where they do not fit together."""
+def channel_faults(case: Case, dataset: Dataset, volumes: list[Volume]) -> list[Fault]:
+    """What forbids the files of a case, read one by one, to be its channels."""
+    first, faults = case.images[0], []
     for path, volume in zip(case.images, volumes, strict=True):
         difference = volumes[0].grid.difference(volume.grid)
         if difference:
-            what = f"has {difference}, as in {case.images[0].name}"
-            raise FaultError(Fault(case.id, path, what, "resample all channels of the case to one grid"))
-    array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
-    if len(array) != len(dataset.channels):
-        what = f"has {len(array)} channels where {len(dataset.channels)} are declared ({', '.join(dataset.channels)})"
-        raise FaultError(Fault(case.id, case.images[0], what, "store the picture as the others are, grey or colour"))
-    return replace(volumes[0], array=array)
+            what = f"has {difference}, as in {first.name}"
+            faults.append(Fault(case.id, path, what, "resample all channels of the case to one grid"))
+    count = sum(len(volume.array) for volume in volumes)
+    if count != len(dataset.channels):
+        what = f"has {count} channels where {len(dataset.channels)} are declared ({', '.join(dataset.channels)})"
+        faults.append(Fault(case.id, first, what, "store it as the other images are, grey or colour"))
+    return faults
 
 
 def read_classes(case: Case, dataset: Dataset, grid: Grid | None = None) -> Volume:

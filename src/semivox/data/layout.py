@@ -18,6 +18,7 @@ from semivox.data.case import DEFAULT, Case, Dataset, Split
 from semivox.data.case_table import apply_folds, apply_table, check_groups, read_table, write_table
 from semivox.data.description import Description, read_description
 from semivox.data.fault import Fault, FaultError
+from semivox.data.image import ENDINGS
 from semivox.data.scans import find_scans, natural_order, visible_files
 
 FOLDERS: tuple[tuple[str, str, Split], ...] = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
@@ -92,6 +93,12 @@ def _cases_of_folder(
     found = find_scans(images, [description.image_ending], description.files_per_case, faults)
     ending = description.label_ending
     label_of = {path.name.removesuffix(ending): path for path in visible_files(labels) if path.name.endswith(ending)}
+    for path in visible_files(labels):
+        if path.name.lower().endswith(ENDINGS) and not path.name.endswith(ending):
+            what = f"is not read as a label, since it does not end in {ending}"
+            faults.append(
+                Fault("", path, what, "convert it, or correct `file_ending` or `label_ending`", is_error=False)
+            )
     known = {*(case.id for case in found), *(fault.case for fault in faults)}
     for case_id, path in label_of.items():
         if case_id not in known:

@@ -24,7 +24,7 @@ from semivox.data.volume import Grid, Volume
 ENDINGS = (".nii.gz", ".nii")
 
 COPY = "copy it again from its source, or remove the case"
-MAGIC = (b"n+1\x00", b"n+2\x00")
+UNSCALED = "store it again without scaling, in a type that holds its values"
 
 
 def read(path: Path) -> Volume:
@@ -34,11 +34,10 @@ def read(path: Path) -> Volume:
     """
     with _opened(path) as (image, stream):
         shape = _shape(path, image)
-        _check_type(path, image)
-        array = image.dataobj.get_unscaled() if not _is_scaled(image) else image.dataobj.get_scaled(np.float32)
+        _check_header(path, image)
+        array = _scaled(path, image) if _is_scaled(image) else np.asarray(image.dataobj.get_unscaled())
         _read_to_end(stream)
-    array = np.asarray(array)
-    array = array.astype(np.float32 if _is_scaled(image) else array.dtype.newbyteorder("="), copy=False)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return Volume(array.reshape(1, *shape, order="F"), Grid(shape, image.affine))
 
 
@@ -101,7 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise FaultError(Fault("", path, f"is truncated or damaged ({error})", COPY)) from None
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise FaultError(
-            Fault("", path, f"is not a NIfTI file ({error})", "convert it to NIfTI, or remove it")
+            Fault("", path, f"is not a valid NIfTI file ({error})", "convert it to NIfTI, or remove it")
         ) from None
     except (OSError, ValueError) as error:
         raise FaultError(Fault("", path, f"cannot be read ({error})", COPY)) from None
@@ -126,7 +125,11 @@ def _shape(path: Path, image: Any) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _check_type(path: Path, image: Any) -> None:
+def _check_header(path: Path, image: Any) -> None:
+    affine = image.affine
+    if not (np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3):
+        what = "has an affine in which an axis has no length or two axes coincide"
+        raise FaultError(Fault("", path, what, "store the true spacing and orientation of the scan"))
     kind = image.get_data_dtype()
     if kind.kind not in "iuf":
         what = "holds colours" if kind.fields else f"holds numbers of type {kind}"
@@ -137,21 +140,35 @@ def _is_scaled(image: Any) -> bool:
     return (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
 
 
+def _scaled(path: Path, image: Any) -> np.ndarray:
+    """The values as float32. Raises FaultError where float32 cannot hold what the scaling makes of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.asarray(image.dataobj.get_scaled(np.float32)).astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raw = np.asarray(image.dataobj.get_unscaled())
+        if np.isfinite(raw).all():
+            raise FaultError(Fault("", path, f"{_scaling(image, raw)[0]}, which overflows float32", UNSCALED))
+    return array
+
+
 def _scaling_faults(path: Path, image: Any) -> list[Fault]:
-    """Scaling that leaves the range of the file's whole numbers, or of float32."""
-    proxy = image.dataobj
-    raw = np.asarray(proxy.get_unscaled())
-    ends = [float(raw.min()) * proxy.slope + proxy.inter, float(raw.max()) * proxy.slope + proxy.inter]
-    how = f"scl_slope {proxy.slope:g} and scl_inter {proxy.inter:g} take its values to {min(ends):g} .. {max(ends):g}"
-    mend = "store it again without scaling, in a type that holds its values"
-    if max(abs(end) for end in ends) > np.finfo(np.float32).max:
-        return [Fault("", path, f"{how}, which overflows float32", mend)]
-    if raw.dtype.kind in "iu":
-        limits = np.iinfo(raw.dtype)
-        if min(ends) < limits.min or max(ends) > limits.max:
-            what = f"{how}, outside {raw.dtype}: tools that keep the file's type wrap around"
-            return [Fault("", path, what, mend, is_error=False)]
-    return []
+    """Scaling that leaves the range of the file's whole numbers: right when read here, but not by every tool."""
+    raw = np.asarray(image.dataobj.get_unscaled())
+    if raw.dtype.kind not in "iu":
+        return []
+    how, low, high = _scaling(image, raw)
+    limits = np.iinfo(raw.dtype)
+    if limits.min <= low and high <= limits.max:
+        return []
+    what = f"{how}, outside {raw.dtype}: integers overflow in tools that keep the file's type"
+    return [Fault("", path, what, UNSCALED, is_error=False)]
+
+
+def _scaling(image: Any, raw: np.ndarray) -> tuple[str, float, float]:
+    """What the scaling does to the file's numbers, in words, and the range that it takes them to."""
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    low, high = sorted(float(end) * slope + inter for end in (raw.min(), raw.max()))
+    return f"scl_slope {slope:g} and scl_inter {inter:g} take its values to {low:g} .. {high:g}", low, high
 
 
 def _is_rigid(affine: np.ndarray) -> bool:
