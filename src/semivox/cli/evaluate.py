@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-NARROW = ("dice", "hd95", "asd", "surface_dice")
+NARROW = ("dice", "hd95", "asd")
 """Columns of the table where the terminal has no room for all."""
 
 WIDE = 140
@@ -21,7 +21,10 @@ WIDE = 140
 SHOWN = 5
 """Names told of those that were left out."""
 
-EXAMPLE = "semivox evaluate predictions dataset/labelsTs --out metrics.json"
+EXAMPLE = """
+  semivox evaluate predictions data/la/labelsTs --out metrics.json
+  semivox evaluate predictions data/la/labelsTs --unit voxel --tolerance 1
+"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

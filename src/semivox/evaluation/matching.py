@@ -19,7 +19,7 @@ from semivox.data.volume import Volume
 from semivox.errors import DataError
 
 ABOUT = "prediction.json"
-"""Lies beside predictions: `labels` (name → value, background first) and `model`, what they were made with."""
+"""Lies beside predictions: `labels` (name → value, background first), `regions` (name → class indices) and `model`."""
 
 UNCERTAINTY = "_uncertainty"
 """Ends the name of a map that lies beside the prediction it belongs to."""
@@ -168,7 +168,8 @@ def _read_references(folder: Path) -> Dataset:
     if not files:
         return dataset
     described = {case.id: case for case in dataset}
-    cases = tuple(replace(described.get(case, Case(case, ())), label=path) for case, path in files.items())
+    published = [case for case in described if case in files] + [case for case in files if case not in described]
+    cases = tuple(replace(described.get(case, Case(case, ())), label=files[case]) for case in published)
     return replace(dataset, cases=cases)
 
 
@@ -178,8 +179,9 @@ def _about(predictions: Path) -> tuple[LabelMap | None, dict[str, Any]]:
     if file.is_file():
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            labels = content["labels"]
-            return LabelMap(tuple(labels), tuple(map(int, labels.values()))), dict(content.get("model", {}))
+            labels, regions = content["labels"], content.get("regions", {})
+            members = {name: tuple(map(int, classes)) for name, classes in regions.items()}
+            return LabelMap(tuple(labels), tuple(map(int, labels.values())), regions=members), content.get("model", {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             mend = 'write it as {"labels": {"background": 0, "organ": 1}, "model": {}}, or remove it'
             raise FaultError(Fault("", file, "does not say what the predictions hold", mend)) from None
