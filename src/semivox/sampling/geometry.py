@@ -1,0 +1,269 @@
+"""How samples are moved in space: flips, quarter turns and small affine changes, drawn once and replayed at will.
+
+A geometry first rotates and scales the crop about its centre (interpolated), then turns and flips it (exact). The order
+of axes is that of the patch; angles and scales are meant in millimetres, so voxels need not be cubes.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from semivox.data.labels import IGNORE
+from semivox.planning.plan import Part
+from semivox.sampling.draws import generator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+SIDES = (("l", "r"), ("lh", "rh"), ("lt", "rt"))
+"""Short words for left and right in label names, beside the full ones."""
+
+
+class WeakSettings(Part):
+    """The weak view: flips, quarter turns, rotation and scale. Intensities stay as they are."""
+
+    flip_axes: tuple[Literal[0, 1, 2], ...] | None = None
+    """Axes (0, 1, 2 for X, Y, Z: left-right, back-front, foot-head) flipped with probability one half each. null: all
+    of them, but not left-right where label names tell left from right ('kidney_left' beside 'kidney_right')."""
+    turn_probability: Probability = 0.0
+    """How often a sample is turned by 90°, 180° or 270° in a plane whose two axes have equal patch size and spacing.
+    Off unless asked for, since scans come in one orientation; the literature's LA recipe has 0.75."""
+    affine_probability: Probability = 0.3
+    """How often a sample is rotated and scaled by the two settings below."""
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 20.0
+    """Largest angle in degrees, drawn evenly from minus to plus this; in 3-D about an axis drawn evenly from all."""
+    scale: tuple[float, float] = (0.8, 1.25)
+    """Smallest and largest magnification (1.25: what is seen grows by a quarter), drawn evenly in its logarithm."""
+
+    @field_validator("scale")
+    @classmethod
+    def _check_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0.1 <= scale[0] <= scale[1] <= 10:
+            raise ValueError(f"{list(scale)} is no range of magnifications; give [low, high] between 0.1 and 10")
+        return scale
+
+
+def sides_differ(names: Iterable[str]) -> bool:
+    """Whether label names tell left from right: some name is another one with the sides exchanged."""
+    names = {name.lower() for name in names}
+    for name in names:
+        mirrored = {name.replace("left", "right")}
+        for left, right in SIDES:
+            mirrored.add(re.sub(rf"(?<![a-z]){left}(?![a-z])", right, name))
+        if (mirrored - {name}) & names:
+            return True
+    return False
+
+
+def flip_axes(settings: WeakSettings, names: Iterable[str]) -> tuple[int, ...]:
+    """Axes of the scan (0, 1, 2 for X, Y, Z) that may be flipped, given the label names."""
+    if settings.flip_axes is not None:
+        return settings.flip_axes
+    return (1, 2) if sides_differ(names) else (0, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What was drawn for B samples of D space axes: `apply` replays it on any map, `undo` takes it back.
+
+    The parameters are small and stay on the CPU whatever the device of the maps. `affine` maps an offset from the
+    patch's centre, in voxels, to the offset in the crop where its value is read.
+    """
+
+    patch: tuple[int, ...]
+    affine: np.ndarray
+    """(B, D, D) float64."""
+    axes: np.ndarray
+    """(B, D) int: axis d of the result is axis `axes[b, d]` of the rotated crop."""
+    flips: np.ndarray
+    """(B, D) bool: axes of the result that are then reversed."""
+
+    @classmethod
+    def identity(cls, count: int, patch: tuple[int, ...]) -> "Geometry":
+        """Nothing moves."""
+        dimensions = len(patch)
+        return cls(
+            patch=patch,
+            affine=np.tile(np.eye(dimensions), (count, 1, 1)),
+            axes=np.tile(np.arange(dimensions), (count, 1)),
+            flips=np.zeros((count, dimensions), bool),
+        )
+
+    @classmethod
+    def draw(
+        cls,
+        seeds: Sequence[int],
+        patch: tuple[int, ...],
+        spacing_mm: np.ndarray,
+        settings: WeakSettings,
+        flippable: Sequence[int],
+        rotatable: Sequence[int],
+    ) -> "Geometry":
+        """One draw per seed. `spacing_mm` is (B, D).
+
+        `flippable` and `rotatable` are axes of the patch; rotation and scale leave the other axes alone.
+        """
+        geometry = cls.identity(len(seeds), patch)
+        for row, (seed, spacing) in enumerate(zip(seeds, spacing_mm, strict=True)):
+            random = generator(seed, "geometry")
+            for axis in flippable:
+                geometry.flips[row, axis] = random.random() < 0.5
+            planes = [
+                (a, b)
+                for a, b in itertools.combinations(range(len(patch)), 2)
+                if patch[a] == patch[b] and np.isclose(spacing[a], spacing[b], rtol=0.01)
+            ]
+            if planes and random.random() < settings.turn_probability:
+                first, second = planes[random.integers(len(planes))]
+                turns = random.integers(1, 4)
+                if turns != 2:
+                    geometry.axes[row, [first, second]] = second, first
+                geometry.flips[row, first] ^= turns != 3
+                geometry.flips[row, second] ^= turns != 1
+            if rotatable and random.random() < settings.affine_probability:
+                inside = np.ix_(rotatable, rotatable)
+                geometry.affine[row][inside] = _draw_affine(random, spacing[list(rotatable)], settings)
+        return geometry
+
+    def __len__(self) -> int:
+        return len(self.affine)
+
+    def repeat(self, times: int) -> "Geometry":
+        """Each sample's draw `times` in a row, for the slices of a clip."""
+        return Geometry(self.patch, *(np.repeat(part, times, axis=0) for part in (self.affine, self.axes, self.flips)))
+
+    def margin(self) -> np.ndarray:
+        """(B, D) int: voxels on both sides of the patch that a crop must hold so that rotation brings in no border."""
+        half = (np.array(self.patch) - 1) / 2
+        return np.maximum(0, np.ceil(np.abs(self.affine) @ half - half - 1e-6)).astype(int)
+
+    def reach(self) -> np.ndarray:
+        """(B, D): half sides, in voxels, of the centred box in the crop that is surely seen in the patch."""
+        half = (np.array(self.patch) - 1) / 2
+        extent = np.abs(np.linalg.inv(self.affine)) @ half
+        fit = np.divide(half, extent, out=np.ones_like(extent), where=extent > half)
+        return fit.min(axis=1, keepdims=True) * half
+
+    def take(self, row: int, *crops: Tensor) -> list[Tensor]:
+        """The patch of sample `row` from each of its crops (..., *space), which extend the patch by its `margin`.
+
+        Fractions are interpolated linearly, labels and masks by their nearest voxel. Samples that are not rotated are
+        the crop bit for bit. Outside the crop lies 0, False or, for integers, `IGNORE`.
+        """
+        grids: dict[torch.dtype, Tensor] = {}
+        patches = []
+        for crop in crops:
+            if self._is_rotated(row):
+                dtype = _precision(crop)
+                if dtype not in grids:
+                    space = crop.shape[crop.dim() - len(self.patch) :]
+                    grids[dtype] = _grid(self.affine[row], self.patch, space, self.patch, dtype, crop.device)
+                crop = _interpolate(crop, grids[dtype])
+            patches.append(self._turn(crop, row))
+        return patches
+
+    def apply(self, maps: Tensor) -> Tensor:
+        """Moves maps (B, ..., *space) as the samples were moved; same shape and type, differentiable.
+
+        `space` is the patch or a coarser or finer grid over it. Nothing is known beyond the patch: what a rotation
+        brings in is 0, False or, for integers, `IGNORE`.
+        """
+        return torch.stack([self._turn(self._rotate(one, self.affine[row], row), row) for row, one in enumerate(maps)])
+
+    def undo(self, maps: Tensor) -> Tensor:
+        """The inverse of `apply`: exact for flips and turns, interpolated where a sample was rotated or scaled."""
+        back = []
+        for row, one in enumerate(maps):
+            lead = one.dim() - len(self.patch)
+            one = one.flip([lead + int(axis) for axis in np.flatnonzero(self.flips[row])])
+            one = _permute(one, np.argsort(self.axes[row]))
+            back.append(self._rotate(one, np.linalg.inv(self.affine[row]), row))
+        return torch.stack(back)
+
+    def _is_rotated(self, row: int) -> bool:
+        return not np.array_equal(self.affine[row], np.eye(len(self.patch)))
+
+    def _rotate(self, one: Tensor, affine: np.ndarray, row: int) -> Tensor:
+        if not self._is_rotated(row):
+            return one
+        space = one.shape[one.dim() - len(self.patch) :]
+        return _interpolate(one, _grid(affine, self.patch, self.patch, space, _precision(one), one.device))
+
+    def _turn(self, one: Tensor, row: int) -> Tensor:
+        lead = one.dim() - len(self.patch)
+        axes = [lead + int(axis) for axis in np.flatnonzero(self.flips[row])]
+        turned = _permute(one, self.axes[row])
+        return turned.flip(axes) if axes else turned
+
+
+def _draw_affine(random: np.random.Generator, spacing_mm: np.ndarray, settings: WeakSettings) -> np.ndarray:
+    """(d, d) voxel offsets in the patch → voxel offsets in the crop, for the d axes that may be rotated."""
+    zoom = np.exp(random.uniform(*np.log(settings.scale)))
+    angle = np.deg2rad(random.uniform(-1, 1) * settings.rotation_deg)
+    count = len(spacing_mm)
+    rotation = np.eye(count)
+    if count == 2:
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    elif count == 3:
+        x, y, z = _direction(random)
+        across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        # Rodrigues' formula.
+        rotation = np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) * across @ across
+    return rotation / zoom * spacing_mm[None, :] / spacing_mm[:, None]
+
+
+def _direction(random: np.random.Generator) -> np.ndarray:
+    direction = random.standard_normal(3)
+    return direction / np.linalg.norm(direction)
+
+
+def _permute(maps: Tensor, axes: np.ndarray) -> Tensor:
+    """Permutes the space axes, which are the last ones."""
+    lead = maps.dim() - len(axes)
+    return maps.permute(*range(lead), *(lead + int(axis) for axis in axes))
+
+
+def _precision(maps: Tensor) -> torch.dtype:
+    """float64 stays; anything else is interpolated in float32, half precision too."""
+    return torch.float64 if maps.dtype == torch.float64 else torch.float32
+
+
+def _grid(
+    affine: np.ndarray,
+    patch: tuple[int, ...],
+    source: Sequence[int],
+    target: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Where each voxel of `target` is read: (1, *target, D), in the units of `grid_sample`.
+
+    `source` is the size of the crop in the patch's voxels; `target` lies on a grid of its own over the patch.
+    """
+    normalised = affine * np.array(patch)[None, :] / np.array(source)[:, None]
+    # grid_sample counts axes from the last to the first.
+    normalised = np.pad(normalised[::-1, ::-1], ((0, 0), (0, 1)))
+    theta = torch.from_numpy(normalised[None]).to(device=device, dtype=dtype)
+    return F.affine_grid(theta, [1, 1, *target], align_corners=False)
+
+
+def _interpolate(maps: Tensor, grid: Tensor) -> Tensor:
+    """Values of `maps` (..., *space) at `grid`: (..., *target), of the same type."""
+    dimensions = grid.shape[-1]
+    lead = maps.shape[: maps.dim() - dimensions]
+    stacked = maps.reshape(1, -1, *maps.shape[maps.dim() - dimensions :]).to(grid.dtype)
+    if maps.is_floating_point():
+        values = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    else:
+        # grid_sample pads with zeros, so the value meant for outside is made zero meanwhile.
+        outside = 0 if maps.dtype == torch.bool else IGNORE
+        values = F.grid_sample(stacked - outside, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        values += outside
+    return values.reshape(*lead, *grid.shape[1:-1]).to(maps.dtype)

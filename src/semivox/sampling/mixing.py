@@ -1,0 +1,105 @@
+"""Boxes and the mixing of samples: CutMix and bidirectional copy-paste.
+
+Masks are (B, *space) bool, True inside the box. Mix images, labels and confidences with the same mask.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semivox.sampling.draws import generator
+
+Share = float | tuple[float, float] | Callable[[np.random.Generator], float]
+"""A box's share of the volume: fixed, drawn evenly between two bounds, or by a function of the sample's generator, as
+`lambda random: 1 - random.beta(4, 4)`."""
+
+
+def boxes(
+    space: Sequence[int],
+    seeds: Sequence[int],
+    share: Share = (0.02, 0.4),
+    stretch: float = 3.0,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """One random box per sample: (B, *space) bool, a function of (seed, draw) for each sample.
+
+    share: the box's share of the volume, up to the rounding to voxels; 0 gives an empty mask.
+    stretch: how often the longest side is at most the shortest, both relative to the volume's (1: its own shape); sides
+        are drawn evenly in their logarithm.
+    draw: numbers further boxes of the same samples.
+    The defaults are UniMatch's CutMix (Yang et al., CVPR 2023), here in 2-D and 3-D.
+    """
+    sizes = np.array(space)
+    starts = np.zeros((len(seeds), len(sizes)), int)
+    stops = np.zeros_like(starts)
+    for row, seed in enumerate(seeds):
+        random = generator(seed, "box", draw)
+        sides = _sides(random, sizes, _draw_share(random, share), stretch)
+        starts[row] = random.integers(0, sizes - sides + 1)
+        stops[row] = starts[row] + sides
+    mask = torch.ones(len(seeds), *space, dtype=torch.bool, device=device)
+    for axis, size in enumerate(space):
+        place = torch.arange(size, device=device)
+        low, high = (torch.from_numpy(bound[:, axis]).to(device)[:, None] for bound in (starts, stops))
+        within = (place >= low) & (place < high)
+        mask &= within.view(len(seeds), *(size if other == axis else 1 for other in range(len(sizes))))
+    return mask
+
+
+def partners(count: int, clip: int = 1, device: torch.device | str = "cpu") -> Tensor:
+    """Whom each of `count` samples is mixed with: its neighbour (0 ↔ 1, 2 ↔ 3, ...), slice for slice of a clip.
+
+    The last three of an odd number go round; one alone is its own partner. Neighbours lie on one rank whatever the
+    number of ranks, as long as each has an even number of samples.
+    """
+    places = count // clip
+    order = np.arange(places) ^ 1
+    if places % 2:
+        order[-3:] = np.roll(np.arange(places)[-3:], -1)
+    slices = order[:, None] * clip + np.arange(clip)[None]
+    return torch.from_numpy(slices.ravel()).to(device)
+
+
+def cutmix(maps: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
+    """Each sample with its partner's box pasted in: partner inside the mask, itself outside.
+
+    `maps` (B, [C,] *space) of any type, `partners` (B,), `mask` (B, *space). Yun et al., ICCV 2019.
+    """
+    return torch.where(_over(mask, maps), maps[partners], maps)
+
+
+def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Bidirectional copy-paste: `first` with `second` inside the mask, and `second` with `first` inside the mask.
+
+    Maps (B, [C,] *space) of any type, mask (B, *space). Bai et al., CVPR 2023 (there, one box of 2/3 per side for all:
+    `boxes(space, seeds, share=(2 / 3) ** dimensions, stretch=1)`).
+    """
+    mask = _over(mask, first)
+    return torch.where(mask, second, first), torch.where(mask, first, second)
+
+
+def _over(mask: Tensor, maps: Tensor) -> Tensor:
+    return mask if mask.dim() == maps.dim() else mask[:, None]
+
+
+def _draw_share(random: np.random.Generator, share: Share) -> float:
+    if callable(share):
+        return share(random)
+    if isinstance(share, tuple):
+        return random.uniform(*share)
+    return share
+
+
+def _sides(random: np.random.Generator, sizes: np.ndarray, share: float, stretch: float) -> np.ndarray:
+    """Sides in voxels of a box that fills `share` of a volume of `sizes`."""
+    if share <= 0:
+        return np.zeros_like(sizes)
+    room = -np.log(min(share, 1.0)) / len(sizes)
+    bend = random.uniform(-0.5, 0.5, len(sizes)) * np.log(stretch)
+    bend -= bend.mean()
+    # A side longer than the volume would lose its share of it: bend less.
+    bend *= min(1.0, room / bend.max()) if bend.max() > 0 else 1.0
+    return np.clip(np.rint(sizes * np.exp(bend - room)), 1, sizes).astype(int)

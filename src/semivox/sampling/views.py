@@ -1,0 +1,104 @@
+"""From raw crops to the views a method declared, batched on the training device.
+
+crop ─► plain                                   (as it is)
+     └► geometry ─► weak ─┬► noisy              (clipped Gaussian noise)
+                          └► strong             (contrast, brightness, gamma, blur, low resolution, noise)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from semivox.planning.demand import Views
+from semivox.planning.plan import Part
+from semivox.sampling.batch import Batch, RawBatch, RawStream, Stream
+from semivox.sampling.draws import seed_of
+from semivox.sampling.geometry import WeakSettings
+from semivox.sampling.intensity import NoisySettings, StrongSettings, clipped_noise, strong
+
+
+class ViewSettings(Part):
+    """How views are made; the same for every method unless a run says otherwise."""
+
+    weak: WeakSettings = WeakSettings()
+    noisy: NoisySettings = NoisySettings()
+    strong: StrongSettings = StrongSettings()
+
+
+@torch.no_grad()
+def make_batch(raw: RawBatch, views: Views, device: torch.device | str, settings: ViewSettings) -> Batch:
+    """The batch of one step on `device`. Everything random is a function of each sample's own seed."""
+    device = torch.device(device)
+    # Views are made in float32 also where the training step runs in half precision.
+    with torch.autocast(device.type, enabled=False):
+        labelled = _stream(raw.labelled, views.labelled, device, settings)
+        unlabelled = None
+        if raw.unlabelled is not None:
+            unlabelled = _stream(raw.unlabelled, views.unlabelled, device, settings)
+    return Batch(labelled, unlabelled, raw.step)
+
+
+def _stream(raw: RawStream, kinds: Sequence[str], device: torch.device, settings: ViewSettings) -> Stream:
+    flat = raw.image.to(device, non_blocking=True)
+    weak, label, pseudo, valid = _moved(raw, flat, device)
+    views: list[Tensor] = []
+    for place, kind in enumerate(kinds):
+        if kind == "plain":
+            views.append(_plain(raw, flat))
+        elif kind == "weak":
+            views.append(weak)
+        else:
+            seeds = [seed_of(seed, kind, place) for seed in raw.seeds]
+            # The slices of a clip share what is drawn, but not the noise.
+            slices = [0] * len(seeds) if raw.slice_index is None else raw.slice_index.tolist()
+            noise_seeds = [seed_of(seed, "noise", index % 2**32) for seed, index in zip(seeds, slices, strict=True)]
+            if kind == "noisy":
+                views.append(clipped_noise(weak, noise_seeds, settings.noisy.deviation, settings.noisy.limit))
+            else:
+                views.append(strong(weak, seeds, noise_seeds, raw.fine_axes, settings.strong))
+    return Stream(
+        views=tuple(views),
+        label=label,
+        valid=valid,
+        case=raw.case,
+        domain=raw.domain,
+        task=raw.task,
+        known=torch.from_numpy(raw.known).to(device),
+        seeds=raw.seeds,
+        geometry=raw.geometry,
+        pseudo=pseudo,
+        clip=None if raw.clip is None else torch.from_numpy(raw.clip).to(device),
+        slice_index=None if raw.slice_index is None else torch.from_numpy(raw.slice_index).to(device),
+    )
+
+
+def _moved(raw: RawStream, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Weak view, label, pseudo-label and valid mask, moved by one geometry."""
+    maps = [raw.crops(image, raw.channels)]
+    maps += [raw.crops(flat.to(device, non_blocking=True)) for flat in (raw.label, raw.pseudo) if flat is not None]
+    moved: list[list[Tensor]] = []
+    valid = torch.ones(len(raw.case), *raw.geometry.patch, dtype=torch.bool, device=device)
+    for row, crops in enumerate(zip(*maps, strict=True)):
+        first, last = raw.inside[row]
+        if (first == 0).all() and (last == raw.shapes[row]).all():
+            moved.append(raw.geometry.take(row, *crops))
+        else:
+            inside = torch.zeros(raw.shapes[row], dtype=torch.bool, device=device)
+            inside[tuple(map(slice, first, last))] = True
+            *patches, valid[row] = raw.geometry.take(row, *crops, inside)
+            moved.append(patches)
+    weak, *labels = (torch.stack(patches) for patches in zip(*moved, strict=True))
+    classes = iter(labels)
+    label = None if raw.label is None else next(classes).long()
+    pseudo = None if raw.pseudo is None else next(classes).long()
+    return weak, label, pseudo, valid
+
+
+def _plain(raw: RawStream, image: Tensor) -> Tensor:
+    """The patch in the middle of each crop, as it lies in the store."""
+    patches = []
+    for crop in raw.crops(image, raw.channels):
+        middle = [(size - side) // 2 for size, side in zip(crop.shape[1:], raw.geometry.patch, strict=True)]
+        patches.append(crop[:, *(slice(m, m + side) for m, side in zip(middle, raw.geometry.patch, strict=True))])
+    return torch.stack(patches)
