@@ -26,6 +26,7 @@ from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
 from semivox.data.volume import Grid, Volume
 from semivox.errors import DataError
+from semivox.parallel import Progress
 
 TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID"),
@@ -38,6 +39,9 @@ TAGS = (
 
 ENDINGS = (".dcm", ".ima", ".dicom")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+UNNAMED = LabelMap(("background", "class_1"), (0, 1))
+"""The classes of scans that nobody has annotated yet; the layout asks for one."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 LARGEST_TILT = 0.002
@@ -145,13 +149,15 @@ def read_series(source: Path | Sequence[Path], uid: str | None = None) -> Volume
     return _read(chosen[0])
 
 
-def convert(source: Path, out: Path) -> Dataset:
+def convert(source: Path, out: Path, progress: Progress | None = None) -> Dataset:
     """Every scan below `source` → an unlabelled case of a new data set at `out`, and returns it.
 
     Cases are named `case_001`, ... and patients (told apart by PatientID) `patient_001`, ..., in the order of the
     paths; nothing else of the headers but the geometry and the modality is written. Modalities become domains where
     there are several. Localisers and secondary captures are passed over. Raises FaultError that names every series
     which cannot be converted; then nothing is written.
+
+    dataset.json declares one class, `class_1`: name yours there before anything is annotated or joined.
     """
     series = [found for found in find_series(source) if found.is_scan]
     if not series:
@@ -162,6 +168,8 @@ def convert(source: Path, out: Path) -> Dataset:
     with atomic_folder(Path(out)) as root:
         cases, faults = [], []
         for number, found in enumerate(series, 1):
+            if progress:
+                progress(number - 1, len(series))
             try:
                 volume = _read(found)
             except DataError as error:
@@ -175,7 +183,7 @@ def convert(source: Path, out: Path) -> Dataset:
         if faults:
             raise DataError(f"{len(faults)} of {len(series)} series cannot be converted: " + " | ".join(faults))
         channel = modalities[0] if len(modalities) == 1 else "image"
-        write_description(Dataset(Path(out).name, root, (channel,), LabelMap(("background",), (0,)), tuple(cases)))
+        write_description(Dataset(Path(out).name, root, (channel,), UNNAMED, tuple(cases)))
     return read_dataset(Path(out))
 
 

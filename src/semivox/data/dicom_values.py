@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semivox.data.fault import FaultError, Fault
+from semivox.data.fault import Fault, FaultError
 from semivox.errors import SemivoxError
 
 if TYPE_CHECKING:

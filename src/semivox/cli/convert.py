@@ -1,0 +1,40 @@
+"""Convert DICOM series, a Decathlon task or a published h5 set to a data set in the nnU-Net v2 raw layout.
+
+DICOM scans get new names (case_001, ...), and no header text is carried over. A conversion that fails leaves nothing.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLE = """
+  semivox convert /scans/study --from dicom --out data/study
+  semivox convert Task05_Prostate --from msd --out data/prostate
+  semivox convert UA-MT/data --from h5 --out data/la
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder to convert; it is only read")
+    parser.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="dicom, msd or h5")
+    parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="new folder for the data set")
+
+
+def run(arguments: Namespace) -> None:
+    """Converts and says what there is now."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from semivox.data.conversion import convert
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("converting", total=None)
+        dataset = convert(
+            arguments.source,
+            arguments.format,
+            arguments.out,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    with_label = sum(case.label is not None for case in dataset)
+    print(f"{arguments.out}: {len(dataset.cases)} cases, {with_label} of them with a label")
+    print(f"classes: {', '.join(dataset.labels.foreground)} (to rename them, edit labels in dataset.json)")
