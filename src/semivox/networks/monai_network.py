@@ -110,7 +110,7 @@ class MonaiNetwork(Network):
             raise SettingError(f"network '{self.name}' cannot be built so: {first_line(error)}") from error
 
     def _find_divisor(self, about: int) -> int:
-        """The smallest power of two of which an image's sizes must be multiples, by trial with sizes of `about` voxels."""
+        """The smallest power of two of which sizes must be multiples, by trial on images of `about` so many voxels."""
         for divisor in (1, 2, 4, 8, 16, 32, 64):
             odd = about // divisor | 1  # so that no greater power of two divides the size
             fault = self._fault([divisor * odd] * self.dimensions)

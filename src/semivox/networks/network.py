@@ -39,7 +39,7 @@ class Network(nn.Module):
 
     Settings: ClassVar[type[NetworkSettings]] = NetworkSettings
     capabilities: frozenset[str] = frozenset({"features", "maps", "decoder", "head"})
-    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' (`new_decoder`), 'head' (`new_head`)."""
+    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head)."""
 
     encoder: nn.Module
     decoder: nn.Module

@@ -15,6 +15,7 @@ from semivox.networks.layers import (
     convolution,
     cut_to,
     normalisation,
+    pad_to_multiple,
     per_level,
 )
 from semivox.networks.network import Network, NetworkSettings
@@ -103,8 +104,8 @@ class ResidualEncoderUNet(Network):
     """A residual-encoder U-Net in the manner of nnU-Net's (Isensee et al., nnU-Net revisited, MICCAI 2024).
 
     A stem convolution, then stages of residual blocks (two convolutions, instance norm, leaky ReLU); the first block of
-    a stage reduces, its shortcut by average pooling and a 1³ convolution. The decoder is light: a transposed convolution,
-    concatenation and one convolution per stage.
+    a stage reduces, its shortcut by average pooling and a 1³ convolution. The decoder is light: a transposed
+    convolution, concatenation and one convolution per stage.
     """
 
     Settings = ResidualEncoderUNetSettings
@@ -215,7 +216,7 @@ class ResidualBlock(nn.Module):
         )
         shortcut: list[nn.Module] = []
         if any(step > 1 for step in stride):
-            shortcut.append(AVERAGE_POOLS[dimensions](stride, stride, ceil_mode=True))
+            shortcut.append(AveragePool(dimensions, stride))
         if inputs != outputs:
             shortcut.append(convolution(dimensions, inputs, outputs, kernel=1))
             shortcut.append(normalisation(norm, dimensions, outputs, affine_instance=True))
@@ -224,6 +225,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
+
+
+class AveragePool(nn.Module):
+    """Average pooling that rounds sizes up; torch's own refuses an axis shorter than the stride."""
+
+    def __init__(self, dimensions: int, stride: Axes) -> None:
+        super().__init__()
+        self.stride = stride
+        self.pool = AVERAGE_POOLS[dimensions](stride, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(pad_to_multiple(x, self.stride))
 
 
 def normalised(
