@@ -4,6 +4,8 @@ Lightning gives devices, precision and the loop; optimisation is manual; the ste
 run goes on where the checkpoint stands. A stage of the method is an epoch of Lightning.
 """
 
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,10 @@ from semivox.sampling.loader import PatchLoader, batches
 from semivox.sampling.views import make_batch
 from semivox.training.config import Config, TrainingSettings
 from semivox.training.optimisation import learning_rate_factor, make_optimiser
+
+# What Lightning says of devices, averages in eval mode and epochs is no news to our users.
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning.pytorch")
 
 MAX_SKIPPED = 20
 """Consecutive steps with a loss that is not finite after which a run gives up."""
