@@ -1,0 +1,203 @@
+"""Charts as plain geometry: numbers in, SVG path data out. The template draws them and so escapes every name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from semivox.reporting.record import Log
+
+WIDTH, HEIGHT = 340.0, 170.0
+"""Size of a chart in SVG units; the page scales it."""
+LEFT, RIGHT, TOP, BOTTOM = 42.0, 8.0, 10.0, 24.0
+"""Margins inside that size, for tick labels."""
+BINS = 200
+"""Longer curves are drawn as the mean of so many parts, over a band from the least to the greatest value of each."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick label and its place along the axis, in SVG units."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where values lie: `low` at `begin`, `high` at `end` (SVG units)."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+
+    def at(self, values: np.ndarray) -> np.ndarray:
+        return self.begin + (self.end - self.begin) * (values - self.low) / (self.high - self.low)
+
+    def place(self, value: float) -> float:
+        return round(float(self.at(np.array(value))), 1)
+
+    def ticks(self, values: Iterable[tuple[float, str]]) -> tuple[Tick, ...]:
+        return tuple(Tick(self.place(value), text) for value, text in values)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: SVG path data of the line and, for long curves, of the band behind it."""
+
+    name: str
+    line: str
+    band: str
+    last: str
+    """The last value, as text."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over steps. `marks` are the steps at which a later stage begins."""
+
+    title: str
+    note: str
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    marks: tuple[Tick, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One case in the chart of all cases; `other` is the labelled-only run's place, None where it has none."""
+
+    case: str
+    x: float
+    y: float
+    text: str
+    other: float | None = None
+    other_text: str = ""
+
+
+@dataclass(frozen=True)
+class CaseChart:
+    """The score of every case, from the worst to the best."""
+
+    dots: tuple[Dot, ...]
+    y_ticks: tuple[Tick, ...]
+    width: float
+    height: float
+
+
+def training_charts(log: Log, baseline: Log | None = None) -> list[Chart]:
+    """Charts of everything that log.csv measured: validation, losses, learning rate, pseudo-labels, throughput."""
+    names = list(log.columns)
+    validation = {"this run": log.measured("validation/dice")}
+    if baseline is not None:
+        validation["labelled only"] = baseline.measured("validation/dice")
+    charts = [_chart("Validation Dice", "mean over classes", validation, log)]
+    if any(name.startswith("loss/") for name in names):
+        charts += [
+            _chart(
+                f"Loss: {name.removeprefix('loss/').replace('_', ' ')}", "weighted", {"loss": log.measured(name)}, log
+            )
+            for name in names
+            if name.startswith("loss/")
+        ]
+    charts.append(_chart("Loss: total", "sum of the terms", {"loss": log.measured("loss")}, log))
+    shared = {name.removeprefix("pseudo/"): log.measured(name) for name in ("pseudo/kept", "pseudo/agreement")}
+    charts.append(_chart("Pseudo-labels", "kept voxels, agreement of student and teacher", shared, log))
+    prefix = "pseudo/share/"
+    shares = {name.removeprefix(prefix): log.measured(name) for name in names if name.startswith(prefix)}
+    charts.append(_chart("Pseudo-labels: class shares", "share of voxels per class", shares, log))
+    charts.append(_chart("Learning rate", "schedule", {"learning rate": log.measured("learning_rate")}, log))
+    charts.append(_chart("Throughput", "samples per second", {"samples/s": log.measured("samples_per_s")}, log))
+    return [chart for chart in charts if chart.curves]
+
+
+def case_chart(scores: Mapping[str, float], others: Mapping[str, float]) -> CaseChart:
+    """Scores of cases (mean Dice), sorted; `others` are the labelled-only run's scores of the same cases."""
+    ordered = sorted(scores.items(), key=lambda item: (item[1], item[0]))
+    height, width = 220.0, 1000.0
+    low, high, values = _range(np.array([*scores.values(), *others.values()]), floor_zero=False)
+    x = Axis(-0.5, len(ordered) - 0.5, LEFT, width - RIGHT)
+    y = Axis(low, high, height - BOTTOM, TOP)
+    dots = []
+    for index, (case, score) in enumerate(ordered):
+        other = others.get(case)
+        dots.append(
+            Dot(
+                case,
+                x.place(index),
+                y.place(score),
+                f"{score:.3f}",
+                None if other is None else y.place(other),
+                "" if other is None else f"{other:.3f}",
+            )
+        )
+    return CaseChart(tuple(dots), y.ticks(values), width, height)
+
+
+def _chart(title: str, note: str, series: Mapping[str, tuple[np.ndarray, np.ndarray]], log: Log) -> Chart:
+    series = {name: points for name, points in series.items() if len(points[0])}
+    if not series:
+        return Chart(title, note, (), (), ())
+    first = min(float(steps[0]) for steps, _ in series.values())
+    last = max(float(steps[-1]) for steps, _ in series.values())
+    low, high, y_values = _range(np.concatenate([values for _, values in series.values()]), floor_zero=True)
+    x = Axis(first, max(last, first + 1), LEFT, WIDTH - RIGHT)
+    y = Axis(low, high, HEIGHT - BOTTOM, TOP)
+    curves = []
+    for name, (steps, values) in series.items():
+        middle, mean, least, greatest = _thin(steps, values)
+        band = ""
+        if len(middle) < len(steps):
+            there_and_back = np.concatenate([middle, middle[::-1]])
+            band = _path(x.at(there_and_back), y.at(np.concatenate([greatest, least[::-1]]))) + "Z"
+        curves.append(Curve(name, _path(x.at(middle), y.at(mean)), band, f"{values[-1]:.4g}"))
+    stages = enumerate(log.stages)
+    marks = [(float(log.step[row]), stage) for row, stage in stages if row and stage != log.stages[row - 1]]
+    x_values = [(value, text) for value, text in _ticks(first, x.high, 5) if first <= value <= x.high]
+    return Chart(title, note, tuple(curves), x.ticks(x_values), y.ticks(y_values), x.ticks(marks))
+
+
+def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """At most BINS points: middle step, mean, least and greatest value of each part."""
+    if len(steps) <= BINS:
+        return steps, values, values, values
+    edges = np.linspace(0, len(steps), BINS + 1).astype(int)[:-1]
+    counts = np.diff([*edges, len(steps)])
+    mean = np.add.reduceat(values, edges) / counts
+    middle = np.add.reduceat(steps, edges) / counts
+    return middle, mean, np.minimum.reduceat(values, edges), np.maximum.reduceat(values, edges)
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """SVG path data through the points."""
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _range(values: np.ndarray, floor_zero: bool) -> tuple[float, float, list[tuple[float, str]]]:
+    """Lower end, upper end and ticks of an axis; the axis starts at zero where the values come near it."""
+    low, high = float(values.min()), float(values.max())
+    if floor_zero and 0 < low < 0.4 * high:
+        low = 0.0
+    if high - low < 1e-12:
+        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
+    ticks = _ticks(low, high, 4)
+    return ticks[0][0], ticks[-1][0], ticks
+
+
+def _ticks(low: float, high: float, number: int) -> list[tuple[float, str]]:
+    """About `number` round values (1, 2 or 5 times a power of ten apart) that enclose [low, high], with their texts."""
+    raw = max(high - low, 1e-12) / number
+    power = 10.0 ** np.floor(np.log10(raw))
+    pitch = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = np.floor(low / pitch + 1e-9), np.ceil(high / pitch - 1e-9)
+    return [(float(index * pitch), _text(float(index * pitch), float(pitch))) for index in np.arange(first, last + 1)]
+
+
+def _text(value: float, pitch: float) -> str:
+    """A tick's text, with just the decimals that the pitch needs."""
+    if value and (abs(value) >= 1e5 or pitch < 1e-4):
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    decimals = max(0, -int(np.floor(np.log10(pitch) + 1e-9)))
+    return f"{value:.{decimals}f}"

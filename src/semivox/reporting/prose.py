@@ -1,0 +1,139 @@
+"""What the report says in sentences: what was run, what came of it, what was not measured, how to do it again."""
+
+import shlex
+from pathlib import Path
+
+from semivox.data.case import DEFAULT, Dataset
+from semivox.reporting.record import Record
+from semivox.reporting.tables import Comparison
+from semivox.training.run import RunFolder
+
+SUPERVISED = "supervised"
+"""The method that sees no unlabelled scan."""
+
+FEW_CASES = 10
+"""With fewer test cases an interval is hardly to be trusted."""
+
+
+def summary(record: Record, dataset: Dataset | None) -> str:
+    """One paragraph: method, data, counts, budget, which weights, what they were tested on."""
+    config, training = record.config, record.config["training"]
+    done = record.log.last_step + 1 if len(record.log.step) else 0
+    steps = f"{done:,} steps" if done >= training["iterations"] else f"{done:,} of {training['iterations']:,} steps"
+    sentences = [f"{in_title(config['method']['name'])} was trained on {_data(record, dataset)}"]
+    sentences[0] += f" for {steps}{_minutes(record)}, with seed {config['seed']}."
+    sentences.append(
+        "Reported are the weights that did best on the validation cases, which are neither trained nor tested on."
+        if training["selection"] == "validation"
+        else "Reported are the weights of the last step; no test score had a say in choosing them."
+    )
+    if record.metrics is not None:
+        scored, unscored = len(record.metrics["cases"]), len(record.metrics["unscored"])
+        tested = f"They were scored on {_count(scored, 'case')}"
+        tested += f"; {_count(unscored, 'more')} had no reference label." if unscored else "."
+        sentences.append(tested)
+    return " ".join(sentences)
+
+
+def verdict(record: Record, comparison: Comparison | None) -> tuple[str, str, str]:
+    """(kind, headline, explanation) of the labelled-only run beside this one; kind is a class of the style sheet."""
+    if record.config["method"]["name"] == SUPERVISED:
+        return (
+            "plain",
+            "This is a labelled-only run.",
+            "It saw no unlabelled scan: it is what others are compared with.",
+        )
+    if comparison is None:
+        return (
+            "warning",
+            "Nothing here shows that the unlabelled scans helped.",
+            "There is no labelled-only run to compare with."
+            if record.baseline is None
+            else "The labelled-only run beside this one has no scored case in common with it.",
+        )
+    row = comparison.headline
+    figures = f"Mean Dice {row.run} against {row.baseline} with the labelled scans alone, {row.difference} per case"
+    figures += f" (95 % interval {row.interval}, " if row.interval else " ("
+    figures += f"{_count(row.n, 'case')})."
+    chance = " The interval includes zero: it may be chance." if row.includes_zero else ""
+    if row.verdict == "worse":
+        return "worse", "Training on the labelled scans alone was better.", figures + chance
+    if row.verdict == "better":
+        return "better", "The unlabelled scans helped.", figures
+    return "warning", "The unlabelled scans did not clearly help.", figures + chance
+
+
+def notes(record: Record, dataset: Dataset | None) -> list[str]:
+    """What a reader should keep in mind, from what the run did and did not do."""
+    config, found = record.config, []
+    found.append(
+        f"One run with one seed ({config['seed']}). Spread and intervals are over test cases; how far another seed"
+        " would land is not measured. Train with at least three seeds before ranking methods."
+    )
+    if record.metrics is None:
+        return [*found, "The model was not scored: there are no metrics."]
+    scored = len(record.metrics["cases"])
+    if 0 < scored < FEW_CASES:
+        found.append(f"{_count(scored, 'scored case')}: too few for an interval that could be relied on.")
+    if record.metrics["unscored"]:
+        found.append(
+            f"{_count(len(record.metrics['unscored']), 'predicted case')} without a reference label took no part in"
+            f" any figure: {', '.join(record.metrics['unscored'])}."
+        )
+    empty = sum(score["empty"] == "prediction" for case in record.metrics["cases"] for score in case["scores"].values())
+    if empty:
+        found.append(
+            f"{_count(empty, 'prediction')} of a class came out empty although the class was there. Dice counts 0 for"
+            " them; distances are not defined and leave them out, which flatters HD95 and ASD."
+        )
+    if record.metrics["unit"] == "voxel":
+        found.append("Distances are in voxels and cannot be compared with distances in millimetres.")
+    if config["training"]["selection"] == "last":
+        found.append("No validation cases chose the weights or the time to stop; the budget was fixed beforehand.")
+    if dataset is not None:
+        domains = {case.domain for case in dataset.split("test")}
+        if domains and domains <= {case.domain for case in dataset.split("train")}:
+            found.append("All test cases come from domains seen in training; scans from elsewhere were not tested.")
+    found.append("Not measured: calibration, inference time, agreement between human readers on the same scans.")
+    return found
+
+
+def train_again(record: Record) -> str:
+    """The command that trains this run anew from its config.yaml."""
+    return _command("--config", RunFolder(record.folder).config, "--out", f"{record.folder}-again")
+
+
+def train_baseline(record: Record) -> str:
+    """The command that trains the labelled-only run of the same data, plan, seed and steps beside this one."""
+    run = RunFolder(record.folder)
+    return _command("--config", run.config, "--method", SUPERVISED, "--out", run.baseline.path)
+
+
+def in_title(name: str) -> str:
+    """A method's name as a title: `mean_teacher` → Mean teacher."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _data(record: Record, dataset: Dataset | None) -> str:
+    names = " and ".join(Path(path).name for path in record.config["data"]["datasets"])
+    if dataset is None:
+        return names
+    labelled, unlabelled = len(dataset.labelled()), len(dataset.unlabelled())
+    text = f"{names} with {labelled:,} labelled"
+    text += f" and {unlabelled:,} unlabelled scans" if unlabelled else " scans"
+    domains = [name for name in dataset.domains if name != DEFAULT]
+    return f"{text} of {len(domains)} domains ({', '.join(domains)})" if len(domains) > 1 else text
+
+
+def _minutes(record: Record) -> str:
+    minutes = record.log.minutes
+    return f" ({minutes:.1f} minutes)" if minutes else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 or noun == "more" else f"{number:,} {noun}s"
+
+
+def _command(*parts: object) -> str:
+    return shlex.join(["semivox", "train", *(str(part) for part in parts)])

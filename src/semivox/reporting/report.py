@@ -1,0 +1,187 @@
+"""One HTML file that tells all about a run: self-contained, without scripts, readable offline and in print."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from semivox.atomic import atomic_write_text
+from semivox.data.case import Case, Dataset
+from semivox.data.image import read_classes, read_image, read_label
+from semivox.data.joining import join
+from semivox.data.layout import read_dataset
+from semivox.errors import DataError, RunError, SemivoxError
+from semivox.reporting import prose
+from semivox.reporting.curves import CaseChart, case_chart, training_charts
+from semivox.reporting.pictures import COLOURS, Picture, colours, overlay
+from semivox.reporting.pseudo_labels import PseudoLabelDice, pseudo_label_dice
+from semivox.reporting.record import Record, flatten, read_record
+from semivox.reporting.tables import (
+    DICE,
+    METRICS,
+    case_rows,
+    class_names,
+    comparison,
+    domain_rows,
+    key_figures,
+    mean_scores,
+    score_rows,
+)
+
+NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One case with its pictures, or the reason why there are none."""
+
+    title: str
+    case: str
+    score: str
+    has_reference: bool
+    pictures: tuple[Picture, ...]
+    notice: str
+
+
+def write_report(run: Path, pseudo_labels: bool = False) -> Path:
+    """Writes `run`/report.html in one step and returns its path.
+
+    The scans are looked for where the run found them; without them the report has no pictures and says so. With
+    `pseudo_labels` the saved predictions of unlabelled training cases are scored against labels hidden from training.
+    Raises RunError where `run` is not a run folder, DataError where its pseudo-labels cannot be scored.
+    """
+    record = read_record(run)
+    dataset, notice = _find_dataset(record.config)
+    page = _environment().get_template("report.html.j2").render(_content(record, dataset, notice, pseudo_labels))
+    path = record.folder / NAME
+    atomic_write_text(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("semivox.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _content(record: Record, dataset: Dataset | None, notice: str, pseudo_labels: bool) -> dict[str, Any]:
+    """Everything that the template shows."""
+    metrics, config = record.metrics, record.config
+    other = record.baseline.metrics if record.baseline else None
+    compared = comparison(metrics, other) if metrics and other else None
+    # Pictures too see only what the run saw: a label that it hid is opened for the Dice of pseudo-labels alone.
+    trained_on = dataset.hide_labels(config["data"].get("labelled")) if dataset else None
+    names = class_names(metrics) if metrics else []
+    return {
+        "title": record.folder.resolve().name,
+        "method": prose.in_title(config["method"]["name"]),
+        "summary": prose.summary(record, trained_on),
+        "verdict": prose.verdict(record, compared),
+        "comparison": compared,
+        "differs": _differences(record),
+        "baseline_command": "" if config["method"]["name"] == prose.SUPERVISED else prose.train_baseline(record),
+        "key_figures": key_figures(metrics, compared) if metrics else [],
+        "metrics": METRICS,
+        "unit": metrics["unit"] if metrics else "mm",
+        "definitions": metrics.get("definitions", {}) if metrics else {},
+        "scores": score_rows(metrics) if metrics else [],
+        "domains": domain_rows(metrics) if metrics else [],
+        "cases": case_rows(metrics, other) if metrics else [],
+        "class_names": names,
+        "colours": _colours(dataset, names),
+        "case_chart": _case_chart(metrics, other) if metrics else None,
+        "shown": _shown_cases(record, trained_on) if trained_on else [],
+        "notice": notice,
+        "pseudo_labels": _pseudo_labels(record, dataset, notice) if pseudo_labels else None,
+        "charts": training_charts(record.log, record.baseline.log if record.baseline else None),
+        "palette": COLOURS,
+        "plan": list(flatten({key: value for key, value in config["plan"].items() if key != "notes"})),
+        "plan_notes": config["plan"].get("notes", []),
+        "settings": list(flatten({key: value for key, value in config.items() if key != "plan"})),
+        "environment": [(part, list(flatten({part: value}))) for part, value in record.environment.items()],
+        "train_again": prose.train_again(record),
+        "notes": prose.notes(record, dataset),
+    }
+
+
+def _find_dataset(config: Mapping[str, Any]) -> tuple[Dataset | None, str]:
+    """The run's data set, whole, or None and the reason why it cannot be read."""
+    data = config["data"]
+    try:
+        unlabelled = Path(data["unlabelled"]) if data.get("unlabelled") else None
+        datasets = [
+            read_dataset(Path(path), unlabelled=None if index else unlabelled, labels=data.get("labels"))
+            for index, path in enumerate(data["datasets"])
+        ]
+        return (datasets[0] if len(datasets) == 1 else join(datasets)), ""
+    except SemivoxError as error:
+        return None, f"The scans are not where the run found them, so there are no pictures. {error}"
+
+
+def _differences(record: Record) -> list[tuple[str, str, str]]:
+    """(setting, labelled-only, this run) of all that the two runs did not share."""
+    if record.baseline is None:
+        return []
+    here, there = (dict(flatten(side.config)) for side in (record, record.baseline))
+    names = dict.fromkeys([*here, *there])
+    return [(name, there.get(name, ""), here.get(name, "")) for name in names if here.get(name) != there.get(name)]
+
+
+def _colours(dataset: Dataset | None, names: list[str]) -> dict[str, str]:
+    """Class → colour: by the data set's order, so that tables and pictures agree."""
+    return colours(dataset.labels.scored() if dataset else dict.fromkeys(names, ()))
+
+
+def _case_chart(metrics: Mapping[str, Any], other: Mapping[str, Any] | None) -> CaseChart | None:
+    scores = mean_scores(metrics["cases"], DICE.key)
+    others = mean_scores(other["cases"], DICE.key) if other else {}
+    return case_chart(scores, {case: others[case] for case in scores if case in others}) if len(scores) > 1 else None
+
+
+def _shown_cases(record: Record, dataset: Dataset) -> list[Shown]:
+    """The worst, median and best case by mean Dice; where none was scored, the first three predicted ones."""
+    scores = mean_scores(record.metrics["cases"], DICE.key) if record.metrics else {}
+    ranked = sorted(scores, key=lambda case: (scores[case], case))
+    if len(ranked) == 1:
+        return [_show(record, dataset, ranked[0], "The only scored case", f"{scores[ranked[0]]:.3f}")]
+    if ranked:
+        chosen = {ranked[(len(ranked) - 1) // 2]: "Median", ranked[-1]: "Best", ranked[0]: "Worst"}
+        shown = sorted(chosen, key=ranked.index)
+        return [_show(record, dataset, case, chosen[case], f"{scores[case]:.3f}") for case in shown]
+    predicted = [case.id for case in dataset if _prediction(record, dataset, case.id).is_file()]
+    return [_show(record, dataset, case, "Not scored", "") for case in predicted[:3]]
+
+
+def _show(record: Record, dataset: Dataset, case_id: str, title: str, score: str) -> Shown:
+    try:
+        case = dataset[case_id]
+        pictures = _pictures(case, dataset, _prediction(record, dataset, case_id))
+        return Shown(title, case_id, score, case.label is not None, pictures, "")
+    except SemivoxError as error:
+        return Shown(title, case_id, score, False, (), str(error))
+
+
+def _pictures(case: Case, dataset: Dataset, path: Path) -> tuple[Picture, ...]:
+    image = read_image(case, dataset)
+    prediction = read_label(path)
+    difference = image.grid.difference(prediction.grid)
+    if difference:
+        raise RunError(f"{path}: the prediction has {difference}, as the scan has; predict the case again")
+    reference = read_classes(case, dataset, image.grid).array if case.label else None
+    return overlay(image, dataset.labels.to_classes(prediction.array), reference, dataset.labels.scored())
+
+
+def _prediction(record: Record, dataset: Dataset, case: str) -> Path:
+    return record.folder / "predictions" / f"{case}{dataset.file_ending}"
+
+
+def _pseudo_labels(record: Record, dataset: Dataset | None, notice: str) -> PseudoLabelDice:
+    if dataset is None:
+        raise DataError(notice)
+    return pseudo_label_dice(record, dataset)
