@@ -211,8 +211,8 @@ def _holds_image(header: Attributes) -> bool:
     """Whether a file is an image by its class, or has rows where its class is private."""
     from pydicom.uid import UID
 
-    if not header.has("SOPClassUID"):
-        return header.has("Rows")
+    if not header.has("SOPClassUID") and header.has("Rows"):
+        return True
     kind = UID(header.identifier("SOPClassUID"))
     return kind.name.endswith("Image Storage") or (kind.name == kind and header.has("Rows"))
 
@@ -387,8 +387,8 @@ def _thickness(piece: Slice) -> float:
 def _check_gaps(slices: list[Slice], gaps_mm: np.ndarray, series: Series) -> None:
     """Raises FaultError for slices that coincide, are missing, or lie at uneven distances."""
     usual_mm = float(np.median(gaps_mm))
-    # Scanners round positions, often to 0.1 mm; a fifth of the distance bounds that for thin slices.
-    tolerance_mm = min(max(0.1, 0.02 * usual_mm), 0.2 * usual_mm)
+    # Scanners round positions, often to 0.1 mm; a part of the distance bounds that for thin slices.
+    tolerance_mm = min(max(0.105, 0.02 * usual_mm), 0.3 * usual_mm)
     for before, after, gap_mm in zip(slices, slices[1:], gaps_mm, strict=False):
         between = f"{before.file.name} and {after.file.name}"
         if gap_mm < max(1e-3, 0.01 * usual_mm):
@@ -397,7 +397,7 @@ def _check_gaps(slices: list[Slice], gaps_mm: np.ndarray, series: Series) -> Non
         if abs(gap_mm - usual_mm) > tolerance_mm:
             gaps = f"{gap_mm:.3f} mm between {between}, elsewhere {usual_mm:.3f} mm"
             multiple = round(gap_mm / usual_mm)
-            if multiple > 1 and abs(gap_mm - multiple * usual_mm) <= multiple * tolerance_mm:
+            if multiple > 1 and abs(gap_mm - multiple * usual_mm) <= tolerance_mm:
                 number = f"{multiple - 1} slice{'s are' if multiple > 2 else ' is'} missing"
                 raise series.refusal(f"{number} ({gaps})", "export the series anew")
             raise series.refusal(f"uneven gaps ({gaps})", "give a series with equally spaced slices")

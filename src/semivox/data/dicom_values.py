@@ -7,6 +7,7 @@ grammar of the standard (PS3.5, section 6.2), and whatever else the bytes do to 
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ def parsing(file: Path) -> Iterator[None]:
     All exceptions, because a third-party parser may raise any of them on bytes nobody foresaw.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # pydicom quotes what it finds odd, which may be a patient's name.
+            warnings.simplefilter("ignore")
+            yield
     except SemivoxError:
         raise
     except Exception as error:
@@ -68,7 +72,7 @@ class Attributes:
     def has(self, keyword: str) -> bool:
         """Whether the attribute is there and not empty."""
         element = self._element(keyword)
-        return element is not None and bool(element.value)
+        return element is not None and element.value not in (None, b"", [])
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...]:
         """`count` finite numbers of a decimal string (VR DS)."""
@@ -89,10 +93,14 @@ class Attributes:
 
     def unsigned(self, keyword: str) -> int:
         """One unsigned 16-bit integer (VR US)."""
+        element = self._element(keyword)
+        # pydicom parses PixelRepresentation while it reads, since the types of other attributes hang on it.
+        if element is not None and isinstance(element.value, int) and 0 <= element.value < 2**16:
+            return element.value
         value = self._bytes(keyword, "US")
         if len(value) != 2:
             raise self._fault(keyword, value.hex(), "two bytes")
-        return int.from_bytes(value, "little" if self._element(keyword).is_little_endian else "big")
+        return int.from_bytes(value, "little" if element.is_little_endian else "big")
 
     def identifier(self, keyword: str) -> str:
         """One unique identifier (VR UI)."""

@@ -80,6 +80,8 @@ def write_phantom(
             f"phantom: {labelled} labelled of {cases} cases, {validation} for validation, {test} for test;"
             " give counts that are not negative and at most as many labelled as cases"
         )
+    if cases + validation + test == 0:
+        raise SettingError("phantom: all counts are 0; ask for at least one case")
     has_label = _labelled_indices(cases, labelled)
     with atomic_folder(Path(folder)) as root:
         written = []
