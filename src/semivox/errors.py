@@ -46,3 +46,9 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> SettingError:
 def missing_extra(package: str, extra: str) -> SettingError:
     """The error for an optional library that is not installed: names the extra that brings it."""
     return SettingError(f"this needs the package '{package}'; install it with: pip install 'semivox[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, shortened; its type where it has none."""
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__

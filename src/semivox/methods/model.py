@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from semivox.atomic import atomic_path, atomic_write_text
 from semivox.data.labels import LabelMap
-from semivox.errors import RunError, SettingError
+from semivox.errors import RunError, SettingError, first_line
 from semivox.methods import find_method
 from semivox.methods.method import Method, MethodSettings
 from semivox.methods.problem import Problem
@@ -113,7 +113,7 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
     except ValidationError as error:
         raise RunError(f"{folder / 'model.json'}: {first_fault(error)}") from None
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
-        raise RunError(f"{folder}: is damaged or not a Semivox model ({str(error).splitlines()[0][:120]})") from None
+        raise RunError(f"{folder}: is damaged or not a Semivox model ({first_line(error)})") from None
     if description.get("format") != FORMAT:
         raise RunError(f"{folder}: was made by another version of Semivox (format {description.get('format')})")
     name = _method_to_load(folder, name, method_name)

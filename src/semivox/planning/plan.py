@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from semivox.atomic import atomic_write_text
-from semivox.errors import SettingError
+from semivox.errors import SettingError, first_line
 
 
 class Part(BaseModel):
@@ -114,7 +114,7 @@ class Plan(Part):
         except ValidationError as error:
             raise SettingError(f"{path}: {first_fault(error)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingError(f"{path}: cannot be read as a plan ({str(error).splitlines()[0]})") from None
+            raise SettingError(f"{path}: cannot be read as a plan ({first_line(error)})") from None
 
 
 def first_fault(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from semivox.atomic import atomic_path
-from semivox.errors import RunError
+from semivox.errors import RunError, first_line
 
 FORMAT = 1
 
@@ -30,7 +30,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise RunError(f"{path}: carries more than weights and was not loaded; it is not a Semivox checkpoint") from None
     except Exception as error:
-        raise RunError(f"{path}: is damaged or not a checkpoint ({str(error).splitlines()[0][:120]})") from None
+        raise RunError(f"{path}: is damaged or not a checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RunError(f"{path}: is not a checkpoint of this version of Semivox; train anew")
     return content

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from semivox.atomic import atomic_write_text
-from semivox.errors import RunError, SettingError, unknown
+from semivox.errors import RunError, SettingError, first_line, unknown
 from semivox.methods import find_method
 from semivox.methods.method import MethodSettings
 from semivox.planning.plan import Part, Plan, first_fault
@@ -115,7 +115,7 @@ class Config(Part):
         except ValidationError as error:
             raise RunError(f"{path}: {first_fault(error)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise RunError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def method_settings(choice: MethodChoice) -> MethodSettings:

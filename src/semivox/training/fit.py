@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from semivox.data.case import Dataset
+from semivox.data.joining import read_datasets
 from semivox.data.labels import IGNORE
-from semivox.data.layout import read_dataset
 from semivox.errors import ResourceError, RunError
 from semivox.methods import find_method
 from semivox.methods.method import Method
@@ -38,14 +38,7 @@ TIMED_STEPS = 6
 
 def read_data(data: DataSettings) -> Dataset:
     """The data set a run is about, whole: for scoring at its end."""
-    datasets = [read_dataset(path, labels=data.labels) for path in data.datasets]
-    if data.unlabelled is not None:
-        datasets[0] = read_dataset(data.datasets[0], unlabelled=data.unlabelled, labels=data.labels)
-    if len(datasets) == 1:
-        return datasets[0]
-    from semivox.data.joining import join
-
-    return join(datasets)
+    return read_datasets(data.datasets, data.unlabelled, data.labels)
 
 
 def training_data(dataset: Dataset, labelled: int | dict[str, int] | None) -> Dataset:
