@@ -74,7 +74,8 @@ def read_label(path: Path) -> Volume:
     if array.dtype.kind == "f":
         # Scaling leaves values such as 0.99999994; real fractions come from a label that was interpolated.
         whole = np.rint(array)
-        wrong = array[~(np.abs(array - whole) <= 1e-3)]
+        with np.errstate(invalid="ignore"):
+            wrong = array[~(np.abs(array - whole) <= 1e-3)]
         if wrong.size:
             what = f"label has values that are not whole numbers, such as {wrong.flat[0]:g}"
             raise FaultError(

@@ -143,7 +143,7 @@ def _is_scaled(image: Any) -> bool:
 def _scaled(path: Path, image: Any) -> np.ndarray:
     """The values as float32. Raises FaultError where float32 cannot hold what the scaling makes of them."""
     with np.errstate(over="ignore", invalid="ignore"):
-        array = np.asarray(image.dataobj.get_scaled(np.float32)).astype(np.float32, copy=False)
+        array = np.asarray(image.dataobj, dtype=np.float32)
     if not np.isfinite(array).all():
         raw = np.asarray(image.dataobj.get_unscaled())
         if np.isfinite(raw).all():
