@@ -1,0 +1,42 @@
+"""Reads every file of a data set and tells all that is wrong with it, each fault with its file and its mend.
+
+Then shows what the scans look like and which setting the cases make. Ends with exit code 1 where a fault would stop
+training.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLE = """
+  semivox inspect data/la
+  semivox inspect data/acdc data/mscmr --workers 4
+  semivox inspect data/la --unlabelled more_scans
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "datasets", nargs="+", type=Path, metavar="DATASET", help="folder in the nnU-Net v2 raw layout; several join"
+    )
+    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases read at once (default: 1)")
+
+
+def run(arguments: Namespace) -> int:
+    """Inspects and prints; returns 1 where there is an error."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from semivox.reporting.inspection import inspect, inspection_table
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading scans", total=None)
+        found = inspect(
+            arguments.datasets,
+            arguments.unlabelled,
+            arguments.workers,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    Console(highlight=False).print(inspection_table(found.faults, found.fingerprint, found.dataset))
+    return 1 if found.errors else 0

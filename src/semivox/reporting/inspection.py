@@ -1,0 +1,249 @@
+"""What `semivox inspect` shows: a data set's faults, what it looks like, and which setting it is."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from semivox.data.case import DEFAULT, Case, Dataset
+from semivox.data.case_table import SPLITS
+from semivox.data.fault import Fault
+from semivox.data.integrity import check
+from semivox.data.joining import join
+from semivox.data.layout import survey
+from semivox.errors import DataError
+from semivox.planning.fingerprint import Fingerprint, Scan, fingerprint
+
+RARE = 20.0
+"""A class this many times smaller than the largest makes a data set class-imbalanced."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All faults, and what could be read in spite of them: no data set where its description is at fault."""
+
+    faults: list[Fault]
+    fingerprint: Fingerprint | None
+    dataset: Dataset | None
+
+    @property
+    def errors(self) -> int:
+        """Faults that stop training."""
+        return sum(fault.is_error for fault in self.faults)
+
+
+def inspect(
+    paths: Sequence[Path], unlabelled: Path | None = None, workers: int = 1, progress: Progress | None = None
+) -> Inspection:
+    """Reads every file of one or several data sets, faulty ones too; several are shown as the one they join into.
+
+    `unlabelled` is a folder of further scans of the first. The fingerprint is of the cases without an error; all
+    labels that are there are opened. `progress(done, total)` counts cases of the set that is being read.
+    """
+    faults: list[Fault] = []
+    found = []
+    for index, path in enumerate(paths):
+        dataset, of_layout = survey(path, None if index else unlabelled)
+        faults += of_layout
+        if dataset is not None:
+            of_cases = check(dataset, workers, progress)
+            faults += of_cases
+            broken = {fault.case for fault in of_cases if fault.is_error}
+            found.append(replace(dataset, cases=tuple(case for case in dataset if case.id not in broken)))
+    if len(found) < len(paths):
+        return Inspection(faults, None, None)
+    try:
+        joined = join(found)
+    except DataError as error:
+        what, _, mend = str(error).rpartition("; ")
+        return Inspection([*faults, Fault("", None, what, mend)], None, None)
+    prints = fingerprint(joined, workers, progress, class_shares=True) if joined.cases else None
+    return Inspection(faults, prints, joined)
+
+
+def inspection_table(
+    faults: Sequence[Fault], fingerprint: Fingerprint | None, dataset: Dataset | None
+) -> RenderableType:
+    """What to print: the setting, cases per split, what the scans look like, class shares, and every fault."""
+    parts: list[RenderableType] = []
+    if dataset is not None and dataset.cases:
+        shares = fingerprint.mean_class_shares() if fingerprint else {}
+        parts += [_headline(dataset), *_wrapped("setting", recognise(dataset, shares)), "", _case_table(dataset), ""]
+        if fingerprint is not None:
+            parts += [_scan_table(fingerprint), "", _intensity_table(fingerprint), ""]
+            if shares:
+                parts += [_class_table(fingerprint, shares), ""]
+    parts.append(_fault_table(faults))
+    return Group(*parts)
+
+
+def recognise(dataset: Dataset, class_shares: dict[str, float] | None = None) -> str:
+    """The setting that the cases make, in words, with what follows from it."""
+    labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
+    if not labelled:
+        return "no training case has a label: nothing can be trained yet; a trained model can predict these cases"
+    source, target = _domains(labelled), _domains(unlabelled)
+    seen = _domains(dataset.split("train"))
+    unseen = [name for name in _domains(dataset.split("test")) if name not in seen]
+    if len({case.task for case in dataset.split("train")}) > 1:
+        annotated = [
+            f"{task} ({', '.join(dataset.tasks.get(task, dataset.labels.foreground))})"
+            for task in dict.fromkeys(case.task for case in labelled)
+        ]
+        setting = f"several tasks with partial labels: {', '.join(annotated)}"
+    elif unseen:
+        setting = f"domain generalisation: trained on {_listed(seen)}, tested on {_listed(unseen)}, never seen"
+        setting = f"semi-supervised {setting}" if unlabelled else setting
+    elif target and not set(source) & set(target):
+        setting = f"unsupervised domain adaptation: labels in {_listed(source)}, none in {_listed(target)}"
+    elif unlabelled:
+        setting = "semi-supervised"
+        setting += f" over {len(dataset.domains)} domains" if len(dataset.domains) > 1 else ""
+    else:
+        setting = "every training case has a label; hide labels with --labelled N or add scans with --unlabelled DIR"
+    foreground = {name: share for name, share in (class_shares or {}).items() if name in dataset.labels.foreground}
+    rarest = min(foreground, key=lambda name: foreground[name], default="")
+    if rarest and max(foreground.values()) > RARE * foreground[rarest]:
+        times = max(foreground.values()) / foreground[rarest] if foreground[rarest] else float("inf")
+        setting += f"; class-imbalanced: {rarest} is "
+        setting += f"{times:.0f} times smaller than the largest class" if np.isfinite(times) else "in no label"
+    return setting
+
+
+def _domains(cases: Iterable[Case]) -> list[str]:
+    return list(dict.fromkeys(case.domain for case in cases))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+
+
+def _headline(dataset: Dataset) -> Text:
+    patients = len({case.patient for case in dataset})
+    text = Text(dataset.name, style="bold")
+    text.append(f"  {_count(len(dataset.cases), 'case')}", style="not bold")
+    if patients < len(dataset.cases):
+        text.append(f" of {_count(patients, 'patient')}", style="not bold")
+    text.append(f"; channels: {', '.join(dataset.channels)}", style="not bold")
+    text.append(f"; classes: {', '.join(dataset.labels.scored()) or 'none'}", style="not bold")
+    return text
+
+
+def _wrapped(title: str, text: str) -> list[RenderableType]:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(Text(f"{title}:", style="bold"), Text(text))
+    return [grid]
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    # As Text, so that a name with square brackets is a name and no markup.
+    table.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def _case_table(dataset: Dataset) -> Table:
+    """Cases per split, and per domain and task where there are any."""
+    keys = dict.fromkeys((case.split, case.domain, case.task) for case in dataset)
+    has_domains, has_tasks = (any(key[place] != DEFAULT for key in keys) for place in (1, 2))
+    names = [name for name, shown in (("domain", has_domains), ("task", has_tasks)) if shown]
+    table = _table("Cases", "split", *names, "cases", "patients", "with label", "without")
+    for split, domain, task in sorted(keys, key=lambda key: SPLITS.index(key[0])):
+        cases = [case for case in dataset if (case.split, case.domain, case.task) == (split, domain, task)]
+        with_label = sum(case.label is not None for case in cases)
+        shown = [name for name, is_shown in ((domain, has_domains), (task, has_tasks)) if is_shown]
+        patients = len({case.patient for case in cases})
+        _add(table, split, *shown, len(cases), patients, with_label, len(cases) - with_label)
+    return table
+
+
+def _scan_table(fingerprint: Fingerprint) -> Table:
+    """Sizes and spacings per domain: median, and the range where scans differ."""
+    table = _table("Scans, axes in RAS order", "domain", "", "X", "Y", "Z")
+    for domain in dict.fromkeys(scan.domain for scan in fingerprint.scans):
+        scans = [scan for scan in fingerprint.scans if scan.domain == domain]
+        name = "all" if domain == DEFAULT else domain
+        _add(table, name, "voxels", *_ranges([scan.shape for scan in scans]))
+        _add(table, "", "body, voxels", *_ranges([scan.body for scan in scans]))
+        if not all(scan.is_picture for scan in scans):
+            _add(table, "", "spacing, mm", *_ranges([scan.spacing_mm for scan in scans]))
+    return table
+
+
+def _intensity_table(fingerprint: Fingerprint) -> Table:
+    """Intensities per channel and domain, inside the body: medians over scans, and the range of the medians."""
+    table = _table(
+        "Intensity inside the body", "channel", "domain", "type", "0.5 %", "median", "99.5 %", "medians from–to"
+    )
+    for index, channel in enumerate(fingerprint.channels):
+        for domain in dict.fromkeys(scan.domain for scan in fingerprint.scans):
+            scans: list[Scan] = [scan for scan in fingerprint.scans if scan.domain == domain]
+            found = [scan.intensities[index] for scan in scans]
+            medians = [one.median for one in found]
+            _add(
+                table,
+                channel,
+                "all" if domain == DEFAULT else domain,
+                ", ".join(dict.fromkeys(scan.dtype for scan in scans)),
+                *(_number(np.median([getattr(one, key) for one in found])) for key in ("low", "median", "high")),
+                f"{_number(min(medians))}–{_number(max(medians))}",
+            )
+    return table
+
+
+def _class_table(fingerprint: Fingerprint, shares: dict[str, float]) -> Table:
+    table = _table("Classes", "class", "mean share of voxels", "labels that hold it")
+    known = [scan.class_shares for scan in fingerprint.scans if scan.class_shares is not None]
+    for name, share in shares.items():
+        annotated = [scan[name] for scan in known if name in scan]
+        _add(table, name, f"{100 * share:.3g} %", f"{sum(value > 0 for value in annotated)} of {len(annotated)}")
+    return table
+
+
+def _fault_table(faults: Sequence[Fault]) -> RenderableType:
+    """Every fault with its file and its mend, errors first; file names stand whole, so that they can be copied."""
+    if not faults:
+        return Text("No faults.", style="bold green")
+    errors = sum(fault.is_error for fault in faults)
+    counts = [_count(number, kind) for number, kind in ((errors, "error"), (len(faults) - errors, "warning")) if number]
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for fault in sorted(faults, key=lambda fault: not fault.is_error):
+        style = "bold red" if fault.is_error else "yellow"
+        where = f"case {fault.case}" if fault.case else ""
+        file = f"  {fault.file}" if fault.file else ""
+        text = Text.assemble((where, "bold"), (file, "cyan"), "\n" if where or file else "", fault.what)
+        text.append(f"\n→ {fault.mend}", style="dim")
+        grid.add_row(Text("error" if fault.is_error else "warning", style=style), text)
+    return Group(Text(", ".join(counts), style="bold red" if errors else "bold yellow"), grid)
+
+
+def _ranges(triples: Sequence[Sequence[float]]) -> list[str]:
+    texts = []
+    for values in np.array(triples, float).T:
+        middle = _number(np.median(values))
+        ends = [_number(values.min()), _number(values.max())]
+        texts.append(middle if ends[0] == ends[1] else f"{middle} ({ends[0]}–{ends[1]})")
+    return texts
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

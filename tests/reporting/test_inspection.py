@@ -1,0 +1,152 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from semivox.cli import main
+from semivox.data.case import Case, Dataset
+from semivox.data.fault import Fault
+from semivox.data.labels import LabelMap
+from semivox.reporting.inspection import inspect, inspection_table, recognise
+
+LABEL = Path("label.nii.gz")
+
+
+def dataset_of(*cases: Case, tasks: dict[str, tuple[str, ...]] | None = None) -> Dataset:
+    labels = LabelMap(("background", "liver", "kidney"), (0, 1, 2))
+    return Dataset("set", Path("root"), ("MRI",), labels, cases, tasks=tasks or {})
+
+
+def case(name: str, domain: str = "default", *, labelled: bool, split: str = "train", task: str = "default") -> Case:
+    return Case(name, (), LABEL if labelled else None, domain, task, split)  # type: ignore[arg-type]
+
+
+def printed(*arguments, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(inspection_table(*arguments))
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("cases", "setting"),
+    [
+        ([case("a", labelled=True), case("b", labelled=False)], "semi-supervised"),
+        (
+            [case("a", "x", labelled=True), case("b", "y", labelled=True), case("c", "x", labelled=False)],
+            "semi-supervised over 2 domains",
+        ),
+        (
+            [case("a", "x", labelled=True), case("b", "y", labelled=False)],
+            "unsupervised domain adaptation: labels in x, none in y",
+        ),
+        (
+            [
+                case("a", "x", labelled=True),
+                case("b", "y", labelled=False),
+                case("c", "x", labelled=False),
+                case("d", "z", labelled=True, split="test"),
+            ],
+            "semi-supervised domain generalisation: trained on x and y, tested on z, never seen",
+        ),
+        (
+            [case("a", "x", labelled=True), case("d", "z", labelled=True, split="test")],
+            "domain generalisation: trained on x, tested on z, never seen",
+        ),
+        ([case("a", labelled=True), case("b", labelled=True)], "every training case has a label"),
+        ([case("a", labelled=False)], "no training case has a label"),
+    ],
+)
+def test_the_setting_follows_from_the_cases(cases: list[Case], setting: str) -> None:
+    assert recognise(dataset_of(*cases)).startswith(setting)
+
+
+def test_several_tasks_are_named_with_what_they_annotate() -> None:
+    cases = [case("a", labelled=True, task="livers"), case("b", labelled=True, task="kidneys")]
+    found = recognise(dataset_of(*cases, tasks={"livers": ("liver",), "kidneys": ("kidney",)}))
+    assert found == "several tasks with partial labels: livers (liver), kidneys (kidney)"
+
+
+def test_a_rare_class_is_named() -> None:
+    dataset = dataset_of(case("a", labelled=True), case("b", labelled=False))
+    shares = {"background": 0.9, "liver": 0.09, "kidney": 0.003}
+    assert recognise(dataset, shares).endswith("class-imbalanced: kidney is 30 times smaller than the largest class")
+    assert recognise(dataset, {**shares, "kidney": 0.03}) == "semi-supervised"
+    assert recognise(dataset, {**shares, "kidney": 0.0}).endswith("kidney is in no label")
+
+
+def test_every_fault_stands_with_its_case_file_and_mend_errors_first() -> None:
+    faults = [
+        Fault("a", Path("odd.nii.gz"), "has two affines", "store one", is_error=False),
+        Fault("b", Path("broken.nii.gz"), "is empty", "copy it again"),
+    ]
+    text = printed(faults, None, None)
+    assert "1 error, 1 warning" in text
+    assert text.index("case b  broken.nii.gz") < text.index("case a  odd.nii.gz")
+    for part in ("is empty", "→ copy it again", "has two affines", "→ store one"):
+        assert part in text
+
+
+def test_names_with_brackets_are_names_and_no_markup(make_run) -> None:
+    text = printed([Fault("[red]x", Path("[bold].png"), "is [/wrong]", "[link]")], None, None)
+    assert "case [red]x  [bold].png" in text
+    assert "is [/wrong]" in text
+    found = inspect([make_run().data])
+    assert found.dataset is not None
+    named = replace(found.dataset, name="[/red]", channels=("[i]MRI",))
+    assert "[/red]" in printed([], found.fingerprint, named)
+
+
+def test_a_sound_data_set_is_described(make_run) -> None:
+    run = make_run(shifts=(0, 1, 2), scored=2, domains=("north", "south"))
+    found = inspect([run.data])
+    assert found.errors == 0
+    text = printed(found.faults, found.fingerprint, found.dataset)
+    assert "tested on south, never seen" in text
+    assert "No faults." in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["train", "north", "5", "5", "4", "1"] in rows
+    assert ["test", "south", "1", "1", "1", "0"] in rows
+    assert ["north", "voxels", "24", "20", "9"] in rows
+    assert ["spacing,", "mm", "2", "2", "5"] in rows
+    (liver,) = [row for row in rows if row[:1] == ["liver"]]
+    assert liver[-3:] == ["6", "of", "6"]  # four training labels and two test labels hold it
+
+
+def test_faulty_cases_are_told_and_the_others_are_described(make_run) -> None:
+    run = make_run()
+    (run.data / "imagesTr" / "train_0_0000.nii.gz").write_bytes(b"")
+    (run.data / "labelsTr" / "train_1.nii.gz").write_bytes(b"junk")
+    found = inspect([run.data])
+    assert {fault.case for fault in found.faults if fault.is_error} == {"train_0", "train_1"}
+    assert found.fingerprint is not None
+    assert {"train_0", "train_1"}.isdisjoint(scan.case for scan in found.fingerprint.scans)
+    assert len(found.fingerprint.scans) == 8
+
+
+def test_a_folder_that_is_no_data_set_is_told_beside_the_faults_of_the_others(make_run, tmp_path: Path) -> None:
+    run = make_run()
+    (run.data / "imagesTr" / "train_0_0000.nii.gz").write_bytes(b"")
+    found = inspect([run.data, tmp_path / "missing"])
+    assert found.dataset is None
+    assert found.errors == 2
+
+
+def test_sets_that_cannot_be_joined_are_told_as_a_fault(make_run) -> None:
+    run = make_run()
+    found = inspect([run.data, run.data])
+    (fault,) = [fault for fault in found.faults if fault.is_error]
+    assert "given twice" in fault.what
+    assert fault.mend == "name each data set once"
+
+
+def test_the_command_ends_with_1_where_training_would_stop(make_run, capsys) -> None:
+    run = make_run()
+    assert main(["inspect", str(run.data)]) == 0
+    assert "semi-supervised" in capsys.readouterr().out
+    description = json.loads((run.data / "dataset.json").read_text())
+    del description["labels"]["kidney"]
+    (run.data / "dataset.json").write_text(json.dumps(description))
+    assert main(["inspect", str(run.data)]) == 1
+    assert "kidney" not in capsys.readouterr().err
