@@ -16,7 +16,7 @@ from semivox.data.case import Case, Dataset
 from semivox.errors import DataError, unknown
 from semivox.evaluation.matching import Matching, match
 from semivox.evaluation.scores import METRICS, TOLERANCE, ClassScores, score_case
-from semivox.evaluation.statistics import CONFIDENCE, RESAMPLES, summarise
+from semivox.evaluation.statistics import CONFIDENCE, RESAMPLES, mean_of_defined, summarise
 
 UNITS = ("mm", "voxel")
 
@@ -67,7 +67,7 @@ def evaluate(
         "definitions": definitions(used, tolerance),
         "model": matching.model,
     }
-    metrics = _without_nan(metrics)
+    metrics = without_nan(metrics)
     if out is not None:
         atomic_write_text(Path(out), json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return metrics
@@ -127,11 +127,11 @@ def _summarise(
     values = np.array(
         [[[entry["scores"].get(name, undefined)[key] for key in METRICS] for name in names] for entry in entries]
     )
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a case has no defined class is the NaN that is meant
-        means = np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
+    columns_of = {name: values[:, index] for index, name in enumerate(names)} | {
+        "mean": mean_of_defined(values, axis=1)
+    }
     summary = {}
-    for name, columns in [*((name, values[:, index]) for index, name in enumerate(names)), ("mean", means)]:
+    for name, columns in columns_of.items():
         scores = [found for entry in entries for key, found in entry["scores"].items() if name in (key, "mean")]
         statistics = zip(METRICS, summarise(columns, patients), strict=True)
         summary[name] = {metric: asdict(found) for metric, found in statistics} | _count_empty(scores)
@@ -147,10 +147,10 @@ def _count_empty(scores: list[ClassScores]) -> dict[str, int]:
     }
 
 
-def _without_nan(content: Any) -> Any:
+def without_nan(content: Any) -> Any:
     """The same content with None for NaN, which JSON does not know."""
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content

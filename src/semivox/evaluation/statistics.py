@@ -74,6 +74,13 @@ def bootstrap_interval(
     return (low[0], high[0]) if values.ndim == 1 else (low, high)
 
 
+def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over one axis of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant
+        return np.where(defined, values, 0).sum(axis=axis) / defined.sum(axis=axis)
+
+
 def summarise(values: np.ndarray, groups: Sequence[str] | None = None, *, seed: int = 0) -> list[Summary]:
     """One `Summary` per column of `values` (case, column); NaN is an undefined value."""
     lows, highs = bootstrap_interval(values, groups, seed=seed)

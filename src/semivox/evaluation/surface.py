@@ -114,7 +114,7 @@ def _directed(
     if left.size:
         far = voxels[left]
         if TREE_QUERY_VOXELS * left.size + target_voxels.size < target.size:
-            tree = cKDTree(_points(target_voxels, shape, spacing), 32, compact_nodes=False, balanced_tree=False)
+            tree = cKDTree(_points(target_voxels, shape, spacing), 64, compact_nodes=False, balanced_tree=False)
             distances[left] = tree.query(_points(far, shape, spacing))[0]
         else:
             distances[left] = distance_transform_edt(~target.reshape(shape), sampling=spacing).ravel()[far]

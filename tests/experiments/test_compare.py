@@ -1,0 +1,168 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import wilcoxon
+
+from semivox.errors import RunError
+from semivox.evaluation.scores import METRICS
+from semivox.experiments.compare import compare, write_comparison
+
+CASES = [f"case{number}" for number in range(8)]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function that writes a run folder: its config and the Dice of (case, class)."""
+
+    def make(
+        name, dice, *, method="mean_teacher", seed=0, labelled=4, cases=CASES, unit="mm", names=("a", "b"), **training
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {
+            "data": {"labelled": labelled, "store": f"stores/{name}"},
+            "plan": {"patch": [16, 16]},
+            "method": {"name": method, "settings": {"weight": training.pop("weight", 1.0)}},
+            "training": {"iterations": 100, "optimiser": "sgd"} | training,
+            "seed": seed,
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        if dice is not None:
+            entries = [
+                {
+                    "case": case,
+                    "domain": "default",
+                    "group": "",
+                    "scores": dict(zip(names, map(scores, row), strict=True)),
+                }
+                for case, row in zip(cases, dice, strict=True)
+            ]
+            (folder / "metrics.json").write_text(json.dumps({"cases": entries, "unit": unit, "summary": {}}))
+        return folder
+
+    return make
+
+
+def scores(dice):
+    """The scores of one class; NaN stands for a missed structure."""
+    missed = math.isnan(dice)
+    return dict.fromkeys(METRICS, None if missed else dice) | {
+        "dice": 0.0 if missed else dice,
+        "hd95": None if missed else 10 * (1 - dice),
+        "empty": "prediction" if missed else None,
+    }
+
+
+@pytest.fixture
+def dice():
+    """(run, case, class)."""
+    return np.random.default_rng(0).uniform(0.6, 0.9, (4, len(CASES), 2))
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(make_run, dice):
+    runs = [make_run(f"mt{seed}", dice[seed], seed=seed, iterations=100 + seed) for seed in range(3)]
+    (group,) = compare(runs).groups
+    assert (group.name, group.seeds, group.iterations) == ("mean_teacher", (0, 1, 2), (100, 101, 102))
+    for name, values in {"a": dice[:3, :, 0], "b": dice[:3, :, 1], "mean": dice[:3].mean(axis=2)}.items():
+        found = group.scores[name]["dice"]
+        assert found.mean == pytest.approx(values.mean())
+        assert found.over_runs == pytest.approx(values.mean(axis=1).std(ddof=1))
+        assert found.over_cases == pytest.approx(values.mean(axis=0).std(ddof=1))
+        assert found.low < found.mean < found.high
+        assert found.n == len(CASES)
+
+
+def test_other_settings_are_another_group_and_name_it(make_run, dice):
+    runs = [
+        make_run("mt", dice[0]),
+        make_run("mt-heavy", dice[1], weight=10.0),
+        make_run("supervised", dice[2], method="supervised"),
+    ]
+    assert [group.name for group in compare(runs).groups] == [
+        "mean_teacher, weight=1",
+        "mean_teacher, weight=10",
+        "supervised",
+    ]
+    few = make_run("few", dice[3], labelled=2)
+    names = [group.name for group in compare([runs[0], few]).groups]
+    assert names == ["mean_teacher, 4 labelled", "mean_teacher, 2 labelled"]
+
+
+def test_pairs_compare_the_mean_over_seeds_case_by_case(make_run, dice):
+    first = [make_run(f"supervised{seed}", dice[seed], method="supervised", seed=seed) for seed in range(2)]
+    better = np.clip(dice[:2] + 0.05, 0, 1)
+    second = [make_run(f"mt{seed}", better[seed], seed=seed) for seed in range(2)]
+    (pair,) = compare([*first, *second]).pairs
+    assert (pair.first, pair.second, pair.settings) == ("supervised", "mean_teacher", ())
+    found = pair.scores["mean"]["dice"]
+    assert (found.n, found.difference) == (len(CASES), pytest.approx(0.05))
+    differences = (better.mean(axis=0) - dice[:2].mean(axis=0)).mean(axis=1)
+    assert found.p_value == pytest.approx(wilcoxon(differences).pvalue)
+    assert pair.scores["mean"]["hd95"].difference == pytest.approx(-0.5)
+
+
+def test_only_common_cases_are_paired(make_run, dice):
+    first = make_run("first", dice[0], method="supervised")
+    second = make_run("second", dice[1][2:6], cases=CASES[2:6])
+    comparison = compare([first, second])
+    assert [group.scores["a"]["dice"].n for group in comparison.groups] == [8, 4]
+    found = comparison.pairs[0].scores["a"]["dice"]
+    assert (found.n, found.difference) == (4, pytest.approx((dice[1] - dice[0])[2:6, 0].mean()))
+
+
+def test_a_missed_structure_does_not_flatter_the_paired_distance(make_run, dice):
+    """Without class b of the missed case on both sides, the mean over classes would compare a with a and b."""
+    poor = dice[0].copy()
+    poor[:, 1] = 0.3  # b is hard
+    missing = poor.copy()
+    missing[0, 1] = math.nan
+    comparison = compare([make_run("first", poor, method="supervised"), make_run("second", missing)])
+    assert comparison.pairs[0].scores["mean"]["hd95"].difference == pytest.approx(0)
+    assert [group.empty_predictions for group in comparison.groups] == [0, 1]
+    assert comparison.groups[1].scores["b"]["hd95"].n == 7
+
+
+def test_only_classes_that_all_runs_scored_count(make_run, dice):
+    runs = [make_run("first", dice[0]), make_run("second", dice[1], method="supervised", names=("b", "c"))]
+    comparison = compare(runs)
+    assert list(comparison.groups[0].scores) == ["b", "mean"]
+    assert comparison.groups[0].scores["mean"]["dice"].mean == pytest.approx(dice[0, :, 1].mean())
+    assert comparison.groups[1].scores["mean"]["dice"].mean == pytest.approx(dice[1, :, 0].mean())
+
+
+def test_settings_that_differ_beside_the_method_are_told(make_run, dice):
+    runs = [make_run("first", dice[0], method="supervised"), make_run("second", dice[1], optimiser="adam")]
+    assert compare(runs).pairs[0].settings == ("training.optimiser",)
+
+
+def test_one_run_alone_has_no_deviation_and_no_pair(make_run, dice):
+    comparison = compare([make_run("only", dice[0])])
+    assert math.isnan(comparison.groups[0].scores["a"]["dice"].over_runs)
+    assert comparison.pairs == ()
+
+
+def test_written_as_json_with_null_for_nan(make_run, dice, tmp_path):
+    comparison = compare([make_run("only", dice[0])])
+    write_comparison(comparison, tmp_path / "comparison.json")
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["groups"][0]["scores"]["a"]["dice"]["over_runs"] is None
+    assert content["groups"][0]["scores"]["a"]["dice"]["mean"] == comparison.groups[0].scores["a"]["dice"].mean
+    assert content["groups"][0]["runs"] == [str(tmp_path / "only")]
+
+
+def test_mistakes_are_one_line(make_run, dice, tmp_path):
+    good = make_run("good", dice[0])
+    wrong = {
+        "not scored": [good, make_run("unscored", None, seed=1)],
+        "distances are in voxel": [good, make_run("voxels", dice[1], unit="voxel", seed=1)],
+        "no class in common": [good, make_run("others", dice[1], names=("c", "d"), seed=1)],
+        "name only one of them": [good, good],
+        "not a run": [good, tmp_path / "nowhere"],
+    }
+    for words, runs in wrong.items():
+        with pytest.raises(RunError, match=words) as caught:
+            compare(runs)
+        assert "\n" not in str(caught.value)
