@@ -6,7 +6,7 @@ import torch
 
 from semivox.losses.consistency import softmax_mse
 
-SPACES = [(4, 5), (3, 4, 2)]
+SPACES = [(3, 4), (2, 3, 2)]
 
 
 def sample(space, classes=3):

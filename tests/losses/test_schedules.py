@@ -19,7 +19,9 @@ def test_no_ramp_is_full_weight_at_once():
     assert sigmoid_ramp(0.0, share=0.0) == 1
 
 
-@pytest.mark.parametrize(("progress", "expected"), [(0, 0.01), (0.5, 0.005358867), (29999 / 30000, 0.000000935), (1, 0)])
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0, 0.01), (0.5, 0.005358867), (29999 / 30000, 0.000000935), (1, 0)]
+)
 def test_poly_has_the_published_values(progress, expected):
     assert 0.01 * poly(progress) == pytest.approx(expected, abs=1e-9)
 

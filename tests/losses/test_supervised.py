@@ -6,7 +6,7 @@ from semivox.losses.cross_entropy import cross_entropy
 from semivox.losses.dice import dice_squared
 from semivox.losses.supervised import supervised_loss
 
-SPACES = [(4, 5), (3, 4, 2)]
+SPACES = [(3, 4), (2, 3, 2)]
 
 
 def sample(space, classes=4):

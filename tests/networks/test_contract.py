@@ -19,18 +19,17 @@ SETTINGS: dict[str, dict] = {
     "monai:SegResNet": {"init_filters": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)},
 }
 OPEN = [name for name in SETTINGS if not name.startswith("monai:")]
-NORMS = [(name, norm) for name in OPEN for norm in ("batch", "group", "instance", "none")]
 
 pytestmark = pytest.mark.parametrize("dimensions", [2, 3])
 every_network = pytest.mark.parametrize("name", SETTINGS)
 open_networks = pytest.mark.parametrize("name", OPEN)
 
 
-def build(name: str, dimensions: int, channels: int = 1, classes: int = 3, seed: int = 0, **settings: object) -> Network:
+def build(
+    name: str, dimensions: int, channels: int = 1, classes: int = 3, seed: int = 0, **settings: object
+) -> Network:
     torch.manual_seed(seed)
-    return make_network(
-        name, dimensions, channels, classes, SETTINGS[name] | settings, patch=(16, 24, 16)[:dimensions]
-    )
+    return make_network(name, dimensions, channels, classes, SETTINGS[name] | settings, patch=(16, 24, 16)[:dimensions])
 
 
 def picture(dimensions: int, channels: int = 1, size: tuple[int, ...] = (16, 24, 16), batch: int = 2) -> Tensor:
@@ -163,9 +162,9 @@ def test_bfloat16_autocast_is_finite_and_close(name, dimensions):
     compare_with_bfloat16(build(name, dimensions), dimensions)
 
 
-@pytest.mark.parametrize(("name", "norm"), NORMS)
-def test_bfloat16_autocast_is_finite_and_close_with_every_normalisation(name, norm, dimensions):
-    compare_with_bfloat16(build(name, dimensions, norm=norm), dimensions)
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+def test_bfloat16_autocast_is_finite_and_close_with_every_normalisation(norm, dimensions):
+    compare_with_bfloat16(build("vnet", dimensions, norm=norm), dimensions)
 
 
 def compare_with_bfloat16(network: nn.Module, dimensions: int) -> None:
@@ -185,13 +184,6 @@ def compare_with_bfloat16(network: nn.Module, dimensions: int) -> None:
         network.zero_grad()
         voxelwise(half.float()).backward()
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
-
-
-@pytest.mark.parametrize(("name", "norm"), NORMS)
-def test_every_normalisation_trains(name, norm, dimensions):
-    network = build(name, dimensions, norm=norm)
-    voxelwise(network(picture(dimensions))).backward()
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 @every_network

@@ -52,7 +52,7 @@ def network_settings(
     try:
         return kind.planned(dimensions, patch, spacing_mm).changed(dict(settings))
     except ValidationError as error:
-        raise SettingError(f"network '{name}': setting {first_fault(error)}") from None
+        raise SettingError(f"network '{name}': {first_fault(error)}") from None
 
 
 def make_network(

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from semivox.errors import SettingError
 from semivox.networks.layers import (
     AVERAGE_POOLS,
     TRANSPOSED,
@@ -28,15 +29,15 @@ COARSE = 2.0
 
 
 class ResidualEncoderUNetSettings(NetworkSettings):
-    """The defaults suit isotropic voxels; `planned` follows patch and spacing."""
+    """Strides and kernels follow from patch and spacing, see `planned`; without a patch, there are five halvings."""
 
     width: int = Field(default=32, ge=1)
     """Channels of the finest stage; they double with each stage up to `max_width`."""
     max_width: int = Field(default=320, ge=1)
-    strides: tuple[Axes, ...] | None = Field(default=None, min_length=2)
-    """Per stage, fine to coarse, by what each axis is reduced on entering it (1 or 2). Null: five halvings."""
-    kernels: tuple[Axes, ...] | None = None
-    """Per stage, the convolutions' size along each axis (1 or 3). Null: 3 everywhere."""
+    strides: tuple[Axes, ...] = Field(min_length=2)
+    """Per stage, fine to coarse, by what each axis is reduced on entering it (1 or 2)."""
+    kernels: tuple[Axes, ...]
+    """Per stage, the convolutions' size along each axis (1 or 3)."""
     blocks: tuple[PositiveInt, ...] = Field(default=(1, 3, 4, 6), min_length=1)
     """Residual blocks per stage of the encoder; the last number serves all coarser stages."""
     decoder_convolutions: int = Field(default=1, ge=1)
@@ -47,11 +48,11 @@ class ResidualEncoderUNetSettings(NetworkSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.strides and self.kernels and len(self.strides) != len(self.kernels):
+        if len(self.strides) != len(self.kernels):
             raise ValueError(f"{len(self.strides)} strides but {len(self.kernels)} kernels; give one of each per stage")
-        if self.kernels and any(size not in (1, 3) for kernel in self.kernels for size in kernel):
+        if any(size not in (1, 3) for kernel in self.kernels for size in kernel):
             raise ValueError("kernels must be 1 or 3 along each axis")
-        if self.strides and any(step not in (1, 2) for stride in self.strides for step in stride):
+        if any(step not in (1, 2) for stride in self.strides for step in stride):
             raise ValueError("strides must be 1 or 2 along each axis")
         return self
 
@@ -59,11 +60,8 @@ class ResidualEncoderUNetSettings(NetworkSettings):
     def planned(
         cls, dimensions: int, patch: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None
     ) -> Self:
-        max_width = 512 if dimensions == 2 else 320
-        if patch is None:
-            return cls(max_width=max_width)
-        strides, kernels = plan_stages(patch, spacing_mm or (1.0,) * dimensions)
-        return cls(max_width=max_width, strides=strides, kernels=kernels)
+        strides, kernels = plan_stages(patch or (128,) * dimensions, spacing_mm or (1.0,) * dimensions)
+        return cls(max_width=512 if dimensions == 2 else 320, strides=strides, kernels=kernels)
 
 
 def plan_stages(
@@ -113,21 +111,21 @@ class ResidualEncoderUNet(Network):
 
     def __init__(self, dimensions: int, channels: int, classes: int, settings: ResidualEncoderUNetSettings) -> None:
         super().__init__(dimensions, channels, classes, settings)
-        self.strides = settings.strides or ((1,) * dimensions, *[(2,) * dimensions] * 5)
-        self.kernels = settings.kernels or ((3,) * dimensions,) * len(self.strides)
+        if any(len(axes) != dimensions for axes in (*settings.strides, *settings.kernels)):
+            raise SettingError(
+                f"network 'residual_encoder_unet': strides and kernels need {dimensions} numbers per stage"
+            )
         self.feature_channels = tuple(
-            min(settings.width * 2**stage, settings.max_width) for stage in range(len(self.strides))
+            min(settings.width * 2**stage, settings.max_width) for stage in range(len(settings.strides))
         )
         self.map_channels = self.feature_channels[-2::-1]
-        self.divisor = tuple(math.prod(steps) for steps in zip(*self.strides, strict=True))
-        self.encoder = Encoder(dimensions, channels, self.feature_channels, self.strides, self.kernels, settings)
+        self.divisor = tuple(math.prod(steps) for steps in zip(*settings.strides, strict=True))
+        self.encoder = Encoder(dimensions, channels, self.feature_channels, settings)
         self.decoder = self.new_decoder()
         self.classifier = self.new_head(classes)
 
     def new_decoder(self, **changes: Any) -> nn.Module:
-        return Decoder(
-            self.dimensions, self.feature_channels, self.strides, self.kernels, self.settings.changed(changes)
-        )
+        return Decoder(self.dimensions, self.feature_channels, self.settings.changed(changes))
 
     def new_head(self, outputs: int, level: int = -1) -> nn.Module:
         head = convolution(self.dimensions, self.map_channels[level], outputs, kernel=1)
@@ -142,16 +140,14 @@ class Encoder(nn.Module):
         dimensions: int,
         channels: int,
         widths: Sequence[int],
-        strides: Sequence[Axes],
-        kernels: Sequence[Axes],
         settings: ResidualEncoderUNetSettings,
     ) -> None:
         super().__init__()
-        self.stem = normalised(dimensions, channels, widths[0], kernels[0], settings.norm)
+        self.stem = normalised(dimensions, channels, widths[0], settings.kernels[0], settings.norm)
         self.stages = nn.ModuleList()
         inputs = widths[0]
         for width, stride, kernel, count in zip(
-            widths, strides, kernels, per_level(settings.blocks, len(widths)), strict=True
+            widths, settings.strides, settings.kernels, per_level(settings.blocks, len(widths)), strict=True
         ):
             blocks = [ResidualBlock(dimensions, inputs, width, kernel, stride, settings.norm)]
             blocks += [
@@ -180,15 +176,13 @@ class Decoder(nn.Module):
         self,
         dimensions: int,
         widths: Sequence[int],
-        strides: Sequence[Axes],
-        kernels: Sequence[Axes],
         settings: ResidualEncoderUNetSettings,
     ) -> None:
         super().__init__()
         self.ups = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for stage in range(len(widths) - 2, -1, -1):
-            width, stride, kernel = widths[stage], strides[stage + 1], kernels[stage]
+            width, stride, kernel = widths[stage], settings.strides[stage + 1], settings.kernels[stage]
             self.ups.append(TRANSPOSED[dimensions](widths[stage + 1], width, stride, stride))
             counts = [2 * width, *[width] * (settings.decoder_convolutions - 1)]
             self.blocks.append(
