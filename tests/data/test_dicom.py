@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -131,6 +132,22 @@ def test_oblique_series_in_any_file_order(tmp_path_factory, seed, angles, gap, s
     volume = dicom.read_series(folder)
     np.testing.assert_array_equal(volume.array[0], stored - 1024)
     np.testing.assert_allclose(volume.grid.affine, expected_affine(orientation, positions, spacing), atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, (0, 1, 0, 0, 0, -1), OBLIQUE])
+def test_agrees_with_gdcm(tmp_path, orientation):
+    """ITK's reader, GDCM, as an independent oracle; it needs identifiers that the others do without."""
+    write_series(tmp_path, orientation=orientation, FrameOfReferenceUID="1.2.9", StudyInstanceUID="1.2.8")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    image = reader.Execute()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    volume = dicom.read_series(tmp_path)
+    array = sitk.GetArrayFromImage(image).T
+    np.testing.assert_array_equal(volume.array[0], array)
+    np.testing.assert_allclose(volume.grid.affine[:3], LPS_TO_RAS @ affine[:3], atol=1e-4)
 
 
 def test_slices_are_sorted_by_position_not_by_number_or_name(tmp_path):

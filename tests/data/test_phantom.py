@@ -15,7 +15,10 @@ def bytes_of(folder):
 
 
 def test_same_seed_gives_the_same_voxels_and_another_seed_others(tmp_path):
-    sets = [write_phantom(tmp_path / name, cases=2, test=1, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
+    sets = [
+        write_phantom(tmp_path / name, cases=2, labelled=1, test=1, seed=seed)
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
     arrays = [[read_image(case, dataset).array for case in dataset] for dataset in sets]
     for one, same, other in zip(*arrays, strict=True):
         np.testing.assert_array_equal(one, same)

@@ -24,7 +24,7 @@ from semivox.data.layout import read_dataset, write_description
 from semivox.data.names import safe_id
 from semivox.data.scans import natural_order
 from semivox.errors import SettingError
-from semivox.parallel import Progress
+from semivox.parallel import Progress, run_all
 
 IMAGE_WORDS = "image|images|img|scan|volume|vol"
 LABEL_WORDS = "segmentation|seg|labels|label|masks|mask|gt|ground_?truth|annotation|manual"
@@ -246,22 +246,21 @@ def _one_ending(files: Iterable[Path]) -> str:
 
 def _label_map(labels: list[Found], names: Sequence[str] | None, progress: Progress | None) -> LabelMap:
     """The classes that the values in the labels make."""
-    values: set[int] = set()
-    for done, found in enumerate(labels):
-        if progress:
-            progress(done, len(labels))
-        present = np.unique(read_label(found.file).array).tolist()
-        if len(present) > MOST_CLASSES:
-            what = f"label has {len(present)} different values, as an image has"
-            raise FaultError(Fault("", found.file, what, "give images first, then labels of one value per class"))
-        values.update(present)
+    values = set().union(*run_all(_values, labels, progress=progress))
     foreground = sorted(values - {0}) or list(range(1, len(names or [""]) + 1))
     if names and len(names) != len(foreground):
-        raise SettingError(
-            f"names: {len(names)} for the {len(foreground)} label values {foreground}; give one for each"
-        )
+        raise SettingError(f"names: {len(names)} for the label values {foreground}; give one for each")
     chosen = names or [f"class_{number}" for number in range(1, len(foreground) + 1)]
     return LabelMap(("background", *chosen), (0, *foreground))
+
+
+def _values(label: Found) -> set[int]:
+    """The values in one label file."""
+    values = set(np.unique(read_label(label.file).array).tolist())
+    if len(values) > MOST_CLASSES:
+        what = f"label has {len(values)} different values, as an image has"
+        raise FaultError(Fault("", label.file, what, "give images first, then labels of one value per class"))
+    return values
 
 
 def _place(source: Path, target: Path, link: bool) -> None:

@@ -26,7 +26,7 @@ from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
 from semivox.data.volume import Grid, Volume
 from semivox.errors import DataError
-from semivox.parallel import Progress
+from semivox.parallel import Progress, run_all
 
 TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "PatientID"),
@@ -166,25 +166,31 @@ def convert(source: Path, out: Path, progress: Progress | None = None) -> Datase
     known = dict.fromkeys(found.patient for found in series if found.patient)
     patients = {key: f"patient_{number:03d}" for number, key in enumerate(known, 1)}
     with atomic_folder(Path(out)) as root:
-        cases, faults = [], []
-        for number, found in enumerate(series, 1):
-            if progress:
-                progress(number - 1, len(series))
-            try:
-                volume = _read(found)
-            except DataError as error:
-                faults.append(str(error))
-                continue
+
+        def convert_one(numbered: tuple[int, Series]) -> Case | DataError:
+            number, found = numbered
             path = root / "imagesTr" / f"case_{number:03d}_0000.nii.gz"
-            nifti.write(path, volume.array[0], volume.grid)
             domain = found.modality if len(modalities) > 1 else DEFAULT
-            group = patients.get(found.patient, "")
-            cases.append(Case(f"case_{number:03d}", (path,), domain=domain, group=group))
-        if faults:
-            raise DataError(f"{len(faults)} of {len(series)} series cannot be converted: " + " | ".join(faults))
+            return _convert_series(found, path, domain, patients.get(found.patient, ""))
+
+        results = run_all(convert_one, list(enumerate(series, 1)), progress=progress)
+        cases = [result for result in results if isinstance(result, Case)]
+        if len(cases) < len(series):
+            faults = " | ".join(str(result) for result in results if isinstance(result, DataError))
+            raise DataError(f"{len(series) - len(cases)} of {len(series)} series cannot be converted: {faults}")
         channel = modalities[0] if len(modalities) == 1 else "image"
         write_description(Dataset(Path(out).name, root, (channel,), UNNAMED, tuple(cases)))
     return read_dataset(Path(out))
+
+
+def _convert_series(found: Series, path: Path, domain: str, group: str) -> Case | DataError:
+    """Writes one series to `path`; gives its case, or what is wrong with it."""
+    try:
+        volume = _read(found)
+    except DataError as error:
+        return error
+    nifti.write(path, volume.array[0], volume.grid)
+    return Case(path.name.removesuffix("_0000.nii.gz"), (path,), domain=domain, group=group)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
 from semivox.data.names import safe_id
 from semivox.data.volume import Grid
-from semivox.parallel import Progress
+from semivox.parallel import Progress, run_all
 
 ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case as dataset.json lists it."""
+
+    case_id: str
+    image: Path
+    label: Path | None
+    split: Split
 
 
 def convert(source: Path, out: Path, progress: Progress | None = None) -> Dataset:
@@ -39,26 +50,11 @@ def convert(source: Path, out: Path, progress: Progress | None = None) -> Datase
     channels = tuple(_numbered(file, content, "modality").values())
     labels = _numbered(file, content, "labels")
     entries = _entries(source, file, content)
-    cases: dict[str, Case] = {}
     with atomic_folder(Path(out)) as root:
-        for done, (image, label, split) in enumerate(entries):
-            if progress:
-                progress(done, len(entries))
-            case_id = safe_id(image.name.removesuffix(ending_of(image)))
-            if case_id in cases:
-                raise FaultError(Fault(case_id, file, "lists two images of this name", "rename one of them"))
-            suffix = "Ts" if split == "test" else "Tr"
-            images = tuple(
-                root / f"images{suffix}" / f"{case_id}_{number:04d}{ENDING}" for number in range(len(channels))
-            )
-            _write_channels(image, images)
-            target = root / f"labels{suffix}" / f"{case_id}{ENDING}" if label else None
-            if label and target:
-                _write_channels(label, (target,))
-            cases[case_id] = Case(case_id, images, target, split=split)
+        cases = run_all(lambda entry: _write_case(root, entry, len(channels)), entries, progress=progress)
         name = str(content.get("name") or source.resolve().name)
         label_map = LabelMap(tuple(labels.values()), tuple(labels))
-        write_description(Dataset(name, root, channels, label_map, tuple(cases.values()), file_ending=ENDING))
+        write_description(Dataset(name, root, channels, label_map, tuple(cases), file_ending=ENDING))
     return read_dataset(Path(out))
 
 
@@ -90,15 +86,21 @@ def _numbered(file: Path, content: dict[str, Any], key: str) -> dict[int, str]:
     return numbered
 
 
-def _entries(source: Path, file: Path, content: dict[str, Any]) -> list[tuple[Path, Path | None, Split]]:
-    """Image, label or none, and split of every listed case."""
-    entries: list[tuple[Path, Path | None, Split]] = []
-    for key, split in (("training", "train"), ("test", "test")):
+def _entries(source: Path, file: Path, content: dict[str, Any]) -> list[Entry]:
+    """Every listed case."""
+    entries: list[Entry] = []
+    known: set[str] = set()
+    splits: dict[str, Split] = {"training": "train", "test": "test"}
+    for key, split in splits.items():
         for entry in content.get(key) or []:
             listed = entry if isinstance(entry, dict) else {"image": entry}
             image = _inside(source, file, listed.get("image"))
             label = _inside(source, file, listed["label"]) if listed.get("label") else None
-            entries.append((image, label, "test" if split == "test" else "train"))
+            case_id = safe_id(image.name.removesuffix(ending_of(image)))
+            if case_id in known:
+                raise FaultError(Fault(case_id, file, "lists two images of this name", "rename one of them"))
+            known.add(case_id)
+            entries.append(Entry(case_id, image, label, split))
     return entries
 
 
@@ -112,6 +114,17 @@ def _inside(source: Path, file: Path, listed: Any) -> Path:
     if not path.is_file():
         raise FaultError(Fault("", path, f"is listed in {file.name} and not there", "copy it again, or unlist it"))
     return path
+
+
+def _write_case(root: Path, entry: Entry, channels: int) -> Case:
+    suffix = "Ts" if entry.split == "test" else "Tr"
+    folder = root / f"images{suffix}"
+    images = tuple(folder / f"{entry.case_id}_{number:04d}{ENDING}" for number in range(channels))
+    label = root / f"labels{suffix}" / f"{entry.case_id}{ENDING}" if entry.label else None
+    _write_channels(entry.image, images)
+    if entry.label and label:
+        _write_channels(entry.label, (label,))
+    return Case(entry.case_id, images, label, split=entry.split)
 
 
 def _write_channels(source: Path, targets: tuple[Path, ...]) -> None:

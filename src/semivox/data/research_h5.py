@@ -26,7 +26,7 @@ from semivox.data.names import safe_id
 from semivox.data.scans import natural_order
 from semivox.data.volume import Grid
 from semivox.errors import missing_extra
-from semivox.parallel import Progress
+from semivox.parallel import Progress, run_all
 
 UNIT_GRID = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -81,22 +81,10 @@ def convert(source: Path, out: Path, progress: Progress | None = None) -> Datase
     source = Path(source)
     layout, volumes = _find(source)
     order = _order(source, layout, volumes)
-    cases = []
     with atomic_folder(Path(out)) as root:
-        for done, (name, split) in enumerate(order.items()):
-            if progress:
-                progress(done, len(order))
-            arrays = _read(volumes[name], layout)
-            suffix = "Ts" if split == "test" else "Tr"
-            case_id = safe_id(name)
-            image = root / f"images{suffix}" / f"{case_id}_0000.nii.gz"
-            label = root / f"labels{suffix}" / f"{case_id}.nii.gz" if "label" in arrays else None
-            grid = Grid(arrays["image"].shape, UNIT_GRID)
-            nifti.write(image, arrays["image"], grid)
-            if label:
-                nifti.write(label, arrays["label"], grid)
-            patient = PATIENT.fullmatch(name)
-            cases.append(Case(case_id, (image,), label, split=split, group=patient[1] if patient else ""))
+        cases = run_all(
+            lambda name: _write_case(root, name, order[name], volumes[name], layout), list(order), progress=progress
+        )
         write_description(Dataset(layout.name, root, (layout.channel,), layout.labels, tuple(cases)))
         atomic_write_text(root / "README.txt", NOTE)
     return read_dataset(Path(out))
@@ -155,6 +143,20 @@ def _order(source: Path, layout: Layout, volumes: dict[str, list[Path]]) -> dict
         what = f"is in none of the lists ({lists} in {source})"
         raise FaultError(Fault(missing[0], volumes[missing[0]][0], what, "add it to one of them, or remove the file"))
     return order
+
+
+def _write_case(root: Path, name: str, split: Split, files: list[Path], layout: Layout) -> Case:
+    arrays = _read(files, layout)
+    suffix = "Ts" if split == "test" else "Tr"
+    case_id = safe_id(name)
+    image = root / f"images{suffix}" / f"{case_id}_0000.nii.gz"
+    label = root / f"labels{suffix}" / f"{case_id}.nii.gz" if "label" in arrays else None
+    grid = Grid(arrays["image"].shape, UNIT_GRID)
+    nifti.write(image, arrays["image"], grid)
+    if label:
+        nifti.write(label, arrays["label"], grid)
+    patient = PATIENT.fullmatch(name)
+    return Case(case_id, (image,), label, split=split, group=patient[1] if patient else "")
 
 
 def _read(files: list[Path], layout: Layout) -> dict[str, np.ndarray]:
