@@ -25,6 +25,7 @@ from semivox.data.image import (
 )
 from semivox.data.labels import LabelMap
 from semivox.data.volume import Grid
+from semivox.errors import ResourceError
 
 random = np.random.default_rng(7)
 OBLIQUE = nib.affines.from_matvec(
@@ -222,6 +223,30 @@ def test_what_a_picture_cannot_hold_is_refused(tmp_path: Path) -> None:
         write_label(tmp_path / "p.png", np.full((2, 2, 1), -3, np.int32), flat)
     with pytest.raises(FaultError, match="3 slices"):
         write_label(tmp_path / "p.png", np.zeros((2, 2, 3), np.uint8), Grid((2, 2, 3), np.eye(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".png"])
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ResourceError, match="cannot be written") as error:
+        write_label(tmp_path / "file" / f"p{ending}", np.zeros((2, 2, 1), np.uint8), Grid((2, 2, 1), np.eye(4)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".png"])
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch, ending: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise (
+            OSError(28, "No space left on device") if ending != ".nrrd" else RuntimeError("sitk::ERROR:\nWrite failed")
+        )
+
+    monkeypatch.setattr(nib, "save", full)
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    with pytest.raises(ResourceError, match=r"No space left on device|Write failed") as error:
+        write_label(tmp_path / f"p{ending}", np.zeros((2, 2, 1), np.uint8), Grid((2, 2, 1), np.eye(4)))
+    assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 

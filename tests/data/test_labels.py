@@ -42,6 +42,18 @@ def test_an_undeclared_value_is_refused_and_named(labels: LabelMap, value: int) 
             labels.to_classes(array)
 
 
+def test_tables_and_single_values_tell_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = LabelMap(("background", "a", "b"), (3, -5, 40), ignore_value=7)
+    array = np.random.default_rng(0).choice(labels.declared, (4, 5, 6))
+    for order in ("C", "F"):
+        arranged = np.asarray(array, order=order)
+        from_table = labels.to_classes(arranged)
+        with monkeypatch.context() as patch:
+            patch.setattr("semivox.data.labels.LARGEST_TABLE", 2)
+            np.testing.assert_array_equal(labels.to_classes(arranged), from_table)
+        np.testing.assert_array_equal(labels.to_values(from_table), array)
+
+
 def test_small_values_are_written_in_one_byte() -> None:
     assert LabelMap(("background", "organ"), (0, 255)).to_values(np.array([0, 1], np.uint8)).dtype == np.uint8
 

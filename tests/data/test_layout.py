@@ -256,6 +256,12 @@ LAYOUT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown ending": (lambda root: edit(root, file_ending=".xyz"), "declares the ending '.xyz'"),
     "lossy labels": (lambda root: edit(root, file_ending=".jpg"), "store them as .png"),
     "task of unknown label": (lambda root: edit(root, tasks={"heart": ["LV"]}), "task 'heart' names the label 'LV'"),
+    "listed without images": (lambda root: edit(root, dataset={"a": {"label": "x"}}), "`dataset` lists no files"),
+    "listed but not there": (
+        lambda root: edit(root, dataset={"a1": {"images": ["imagesTr/z.nii.gz"]}}),
+        r"case a1: .*imagesTr/z\.nii\.gz: there is no such file",
+    ),
+    "task of no list": (lambda root: edit(root, tasks={"heart": "left"}), "`tasks` gives no list"),
     "other ending": (lambda root: edit(root, file_ending=".nrrd"), "holds no images"),
     "channel missing": (
         lambda root: edit(root, channel_names={"0": "T1", "1": "T2"}),

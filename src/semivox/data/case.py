@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from semivox.data.labels import IGNORE, LabelMap
+from semivox.data.labels import IGNORE, LabelMap, look_up
 from semivox.errors import DataError, unknown
 
 Split = Literal["train", "val", "test"]
@@ -96,7 +96,7 @@ class Dataset:
         for index, name in enumerate(source.names):
             if index and name in annotated:
                 table[index] = self.labels.names.index(name)
-        return table[source.to_classes(values)]
+        return look_up(table, source.to_classes(values))
 
     def restrict(self, names: Sequence[str]) -> "Dataset":
         """The data set with only the classes, or regions, of the given names; all others become background.

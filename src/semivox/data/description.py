@@ -127,7 +127,7 @@ def _parse(file: Path, content: Any) -> Description:
         )
     labels = _read_labels(content.get("labels"))
     listed = content.get("dataset", {})
-    if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()):
+    if not isinstance(listed, dict) or not all(_is_entry(entry) for entry in listed.values()):
         raise DataError('`dataset` lists no files; write it as "dataset": {"case": {"images": [...], "label": ...}}')
     return Description(
         file=file,
@@ -140,6 +140,13 @@ def _parse(file: Path, content: Any) -> Description:
         tasks=_read_tasks(content.get("tasks", {}), labels),
         listed=listed,
     )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it lists files: {"images": [...], "label": ...}, the label optional."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
+        return False
+    return all(isinstance(file, str) for file in (*entry["images"], entry.get("label") or ""))
 
 
 def _read_labels(declared: Any) -> LabelMap:
@@ -208,9 +215,13 @@ def _labels_entry(labels: LabelMap) -> dict[str, Any]:
     return entry
 
 
+def _is_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
 def _read_tasks(tasks: Any, labels: LabelMap) -> dict[str, tuple[str, ...]]:
     """The `tasks` entry: name → classes; a region stands for its classes."""
-    if not isinstance(tasks, dict) or not all(isinstance(names, list) for names in tasks.values()):
+    if not isinstance(tasks, dict) or not all(_is_names(names) for names in tasks.values()):
         raise DataError(
             '`tasks` gives no list of label names for each task; write it as "tasks": {"heart": ["LV", "RV"]}'
         )

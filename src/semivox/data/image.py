@@ -13,6 +13,7 @@ from semivox.data import itk, nifti, picture
 from semivox.data.case import Case, Dataset
 from semivox.data.fault import Fault, FaultError
 from semivox.data.volume import Grid, Volume
+from semivox.errors import ResourceError
 
 ENDINGS = (*nifti.ENDINGS, *picture.ENDINGS, *itk.ENDINGS)
 """Endings of the files that `read_volume` reads."""
@@ -139,7 +140,8 @@ def label_faults(case: Case, dataset: Dataset, label: Volume, grid: Grid | None)
 def write_label(path: Path, values: np.ndarray, grid: Grid) -> None:
     """Writes file values (X, Y, Z) to `path`, atomically; the ending chooses the format.
 
-    The header holds the grid and nothing else, so nothing of a patient gets from an image into a prediction.
+    The header holds the grid and nothing else, so nothing of a patient gets from an image into a prediction. Raises
+    FaultError where the format cannot hold the values, ResourceError where the file cannot be written.
     """
     _write(path, values, grid)
 
@@ -154,12 +156,17 @@ def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
     if array.shape != grid.shape:
         raise ValueError(f"{path}: an array of shape {array.shape} cannot lie on a grid of shape {grid.shape}")
     ending = ending_of(path).lower()
-    if ending in nifti.ENDINGS:
-        nifti.write(path, array, grid)
-    elif ending in picture.ENDINGS:
-        picture.write(path, array)
-    else:
-        itk.write(path, array, grid)
+    try:
+        if ending in nifti.ENDINGS:
+            nifti.write(path, array, grid)
+        elif ending in picture.ENDINGS:
+            picture.write(path, array)
+        else:
+            itk.write(path, array, grid)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        mend = "free some space, or name a folder that you may write"
+        raise ResourceError(f"{path}: cannot be written ({reason}); {mend}") from None
 
 
 def _check_size(path: Path) -> None:

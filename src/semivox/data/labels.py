@@ -4,7 +4,7 @@ Inside Semivox a label map holds class indices 0..K-1 (0 is background) and `IGN
 hold whatever values their data set declares. `LabelMap` translates both ways.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,9 @@ from semivox.errors import DataError, unknown
 
 IGNORE = 255
 """Class index of voxels that no loss and no metric looks at."""
+
+LARGEST_TABLE = 1 << 16
+"""Values that lie further apart than this are told apart one by one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class LabelMap:
 
     def undeclared(self, array: np.ndarray) -> list[int]:
         """Values that occur in `array` (whole numbers, as in files) but are not declared."""
-        return sorted(set(_values_in(array)) - set(self.declared))
+        return sorted(set(values_in(array)) - set(self.declared))
 
     def to_classes(self, array: np.ndarray) -> np.ndarray:
         """File values → class indices, uint8, same shape.
@@ -95,13 +98,19 @@ class LabelMap:
         undeclared = self.undeclared(array)
         if undeclared:
             raise DataError(f"label {self.complaint(undeclared)}; {self.mend(undeclared)}")
-        classes = np.zeros(array.shape, np.uint8)
-        for index, value in enumerate(self.values):
-            if index:
-                classes[array == value] = index
+        class_of = {value: index for index, value in enumerate(self.values)}
         if self.ignore_value is not None:
-            classes[array == self.ignore_value] = IGNORE
-        return classes
+            class_of[self.ignore_value] = IGNORE
+        present = values_in(array)
+        if _span(present) > LARGEST_TABLE:
+            classes = np.zeros(array.shape, np.uint8)
+            for value in present:
+                classes[array == value] = class_of.get(value, 0)
+            return classes
+        table = np.zeros(_span(present), np.uint8)
+        for value in present:
+            table[value - present[0]] = class_of.get(value, 0)
+        return look_up(table, array, first=present[0] if present else 0)
 
     def to_values(self, classes: np.ndarray) -> np.ndarray:
         """Class indices → file values, in the smallest type that holds all of them."""
@@ -111,7 +120,7 @@ class LabelMap:
         table[: self.count] = self.values
         if self.ignore_value is not None:
             table[IGNORE] = self.ignore_value
-        return table[classes]
+        return look_up(table, classes)
 
     def complaint(self, undeclared: list[int]) -> str:
         """What is wrong with a label that holds these values."""
@@ -130,13 +139,35 @@ def _few(values: list[int]) -> str:
     return f"{shown}, ... ({len(values)} values)" if len(values) > 8 else shown
 
 
-def _values_in(array: np.ndarray) -> list[int]:
-    """The distinct values of an integer array; counted where their range allows, since sorting a scan is slow."""
+def look_up(table: np.ndarray, array: np.ndarray, first: int = 0) -> np.ndarray:
+    """`table[array - first]`, slab by slab: at once, NumPy would first copy the array as 64-bit indices."""
+    found = np.empty_like(array, dtype=table.dtype)
+    for slab in _slabs(array):
+        found[slab] = table[array[slab].astype(np.int64) - first]
+    return found
+
+
+def values_in(array: np.ndarray) -> list[int]:
+    """The distinct values of an integer array, sorted; marked in a table where they allow it, since sorting is slow."""
     if array.size == 0:
         return []
     low, high = int(array.min()), int(array.max())
-    if high - low < 1 << 16:
-        present = np.zeros(high - low + 1, bool)
-        present[array.ravel().astype(np.int64) - low] = True
-        return [int(value) + low for value in np.flatnonzero(present)]
-    return [int(value) for value in np.unique(array)]
+    if high - low >= LARGEST_TABLE:
+        return [int(value) for value in np.unique(array)]
+    present = np.zeros(high - low + 1, bool)
+    for slab in _slabs(array):
+        present[array[slab].astype(np.int64) - low] = True
+    return [int(value) + low for value in np.flatnonzero(present)]
+
+
+def _slabs(array: np.ndarray) -> Iterator[tuple[slice, ...]]:
+    """Cuts of about a million voxels, each in one piece of memory."""
+    axis = int(np.argmax(array.strides))
+    length = array.shape[axis]
+    step = max(1, length * (1 << 20) // max(array.size, 1))
+    for start in range(0, length, step):
+        yield (*[slice(None)] * axis, slice(start, start + step))
+
+
+def _span(values: list[int]) -> int:
+    return values[-1] - values[0] + 1 if values else 0

@@ -9,6 +9,7 @@
 An image without a label file is unlabelled. One colour picture, CASE_0000.png, is three channels.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,8 @@ def _listed_cases(description: Description, faults: list[Fault]) -> list[Case]:
     cases = []
     root = description.file.parent
     for case_id, entry in sorted(description.listed.items(), key=lambda item: natural_order(item[0])):
-        images = tuple(root / image for image in entry.get("images", ()))
-        label = root / entry["label"] if entry.get("label") else None
+        images = tuple(root / os.path.expandvars(image) for image in entry["images"])
+        label = root / os.path.expandvars(entry["label"]) if entry.get("label") else None
         missing = [path for path in (*images, *([label] if label else [])) if not path.exists()]
         for path in missing:
             faults.append(Fault(case_id, path, "there is no such file", f"correct `dataset` in {description.file}"))

@@ -71,9 +71,12 @@ def find_scans(
 
 def visible_files(folder: Path) -> list[Path]:
     """The files of a folder in natural order, without hidden ones; none where there is no such folder."""
-    if not folder.is_dir():
+    try:
+        files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise FaultError(Fault("", folder, f"cannot be listed ({error.strerror})", "make it readable")) from None
     return sorted(files, key=lambda path: natural_order(path.name))
 
 
