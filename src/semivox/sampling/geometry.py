@@ -1,7 +1,9 @@
 """How samples are moved in space: flips, quarter turns and small affine changes, drawn once and replayed at will.
 
 A geometry first rotates and scales the crop about its centre (interpolated), then turns and flips it (exact). The order
-of axes is that of the patch; angles and scales are meant in millimetres, so voxels need not be cubes.
+of axes is that of the patch; angles and scales are meant in millimetres, so voxels need not be cubes. In 3-D a sample
+is rotated about one of its axes: then trilinear interpolation falls apart into a plane and a line, which on a CPU is
+some ten times faster than in one go, at equal values.
 """
 
 import itertools
@@ -38,7 +40,7 @@ class WeakSettings(Part):
     affine_probability: Probability = 0.3
     """How often a sample is rotated and scaled by the two settings below."""
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 20.0
-    """Largest angle in degrees, drawn evenly from minus to plus this; in 3-D about an axis drawn evenly from all."""
+    """Largest angle in degrees, drawn evenly from minus to plus this; in 3-D about one of the axes."""
     scale: tuple[float, float] = (0.8, 1.25)
     """Smallest and largest magnification (1.25: what is seen grows by a quarter), drawn evenly in its logarithm."""
 
@@ -157,17 +159,8 @@ class Geometry:
         Fractions are interpolated linearly, labels and masks by their nearest voxel. Samples that are not rotated are
         the crop bit for bit. Outside the crop lies 0, False or, for integers, `IGNORE`.
         """
-        grids: dict[torch.dtype, Tensor] = {}
-        patches = []
-        for crop in crops:
-            if self._is_rotated(row):
-                dtype = _precision(crop)
-                if dtype not in grids:
-                    space = crop.shape[crop.dim() - len(self.patch) :]
-                    grids[dtype] = _grid(self.affine[row], self.patch, space, self.patch, dtype, crop.device)
-                crop = _interpolate(crop, grids[dtype])
-            patches.append(self._turn(crop, row))
-        return patches
+        source = np.array(self.patch) + 2 * self.margin()[row]
+        return [self._turn(self._rotate(crop, row, self.affine[row], source, self.patch), row) for crop in crops]
 
     def apply(self, maps: Tensor) -> Tensor:
         """Moves maps (B, ..., *space) as the samples were moved; same shape and type, differentiable.
@@ -175,26 +168,28 @@ class Geometry:
         `space` is the patch or a coarser or finer grid over it. Nothing is known beyond the patch: what a rotation
         brings in is 0, False or, for integers, `IGNORE`.
         """
-        return torch.stack([self._turn(self._rotate(one, self.affine[row], row), row) for row, one in enumerate(maps)])
+        space = maps.shape[maps.dim() - len(self.patch) :]
+        patch = np.array(self.patch)
+        moved = [self._rotate(one, row, self.affine[row], patch, space) for row, one in enumerate(maps)]
+        return torch.stack([self._turn(one, row) for row, one in enumerate(moved)])
 
     def undo(self, maps: Tensor) -> Tensor:
         """The inverse of `apply`: exact for flips and turns, interpolated where a sample was rotated or scaled."""
+        space = maps.shape[maps.dim() - len(self.patch) :]
+        patch = np.array(self.patch)
         back = []
         for row, one in enumerate(maps):
             lead = one.dim() - len(self.patch)
             one = one.flip([lead + int(axis) for axis in np.flatnonzero(self.flips[row])])
             one = _permute(one, np.argsort(self.axes[row]))
-            back.append(self._rotate(one, np.linalg.inv(self.affine[row]), row))
+            back.append(self._rotate(one, row, np.linalg.inv(self.affine[row]), patch, space))
         return torch.stack(back)
 
-    def _is_rotated(self, row: int) -> bool:
-        return not np.array_equal(self.affine[row], np.eye(len(self.patch)))
-
-    def _rotate(self, one: Tensor, affine: np.ndarray, row: int) -> Tensor:
-        if not self._is_rotated(row):
-            return one
-        space = one.shape[one.dim() - len(self.patch) :]
-        return _interpolate(one, _grid(affine, self.patch, self.patch, space, _precision(one), one.device))
+    def _rotate(self, maps: Tensor, row: int, affine: np.ndarray, source: np.ndarray, target: Sequence[int]) -> Tensor:
+        """Reads maps, which extend over `source` voxels of the patch's grid, at `target` places all over the patch."""
+        if np.array_equal(self.affine[row], np.eye(len(self.patch))):
+            return maps
+        return _interpolate(maps, affine * np.array(self.patch)[None, :] / source[:, None], target)
 
     def _turn(self, one: Tensor, row: int) -> Tensor:
         lead = one.dim() - len(self.patch)
@@ -205,23 +200,15 @@ class Geometry:
 
 def _draw_affine(random: np.random.Generator, spacing_mm: np.ndarray, settings: WeakSettings) -> np.ndarray:
     """(d, d) voxel offsets in the patch → voxel offsets in the crop, for the d axes that may be rotated."""
+    count = len(spacing_mm)
     zoom = np.exp(random.uniform(*np.log(settings.scale)))
     angle = np.deg2rad(random.uniform(-1, 1) * settings.rotation_deg)
-    count = len(spacing_mm)
     rotation = np.eye(count)
-    if count == 2:
-        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    elif count == 3:
-        x, y, z = _direction(random)
-        across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        # Rodrigues' formula.
-        rotation = np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) * across @ across
+    if count > 1:
+        first, second = sorted(random.permutation(count)[:2])
+        rotation[first, first] = rotation[second, second] = np.cos(angle)
+        rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
     return rotation / zoom * spacing_mm[None, :] / spacing_mm[:, None]
-
-
-def _direction(random: np.random.Generator) -> np.ndarray:
-    direction = random.standard_normal(3)
-    return direction / np.linalg.norm(direction)
 
 
 def _permute(maps: Tensor, axes: np.ndarray) -> Tensor:
@@ -230,40 +217,59 @@ def _permute(maps: Tensor, axes: np.ndarray) -> Tensor:
     return maps.permute(*range(lead), *(lead + int(axis) for axis in axes))
 
 
-def _precision(maps: Tensor) -> torch.dtype:
-    """float64 stays; anything else is interpolated in float32, half precision too."""
-    return torch.float64 if maps.dtype == torch.float64 else torch.float32
+def _interpolate(maps: Tensor, affine: np.ndarray, target: Sequence[int]) -> Tensor:
+    """Values of maps (..., *space) at the places of a grid: (..., *target), of the same type.
 
-
-def _grid(
-    affine: np.ndarray,
-    patch: tuple[int, ...],
-    source: Sequence[int],
-    target: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """Where each voxel of `target` is read: (1, *target, D), in the units of `grid_sample`.
-
-    `source` is the size of the crop in the patch's voxels; `target` lies on a grid of its own over the patch.
+    Both grids extend over [-1, 1] along each axis; `affine` (D, D) leads from a place in the target to one in the maps.
+    In 3-D it rotates about one axis at most.
     """
-    normalised = affine * np.array(patch)[None, :] / np.array(source)[:, None]
-    # grid_sample counts axes from the last to the first.
-    normalised = np.pad(normalised[::-1, ::-1], ((0, 0), (0, 1)))
-    theta = torch.from_numpy(normalised[None]).to(device=device, dtype=dtype)
-    return F.affine_grid(theta, [1, 1, *target], align_corners=False)
-
-
-def _interpolate(maps: Tensor, grid: Tensor) -> Tensor:
-    """Values of `maps` (..., *space) at `grid`: (..., *target), of the same type."""
-    dimensions = grid.shape[-1]
-    lead = maps.shape[: maps.dim() - dimensions]
-    stacked = maps.reshape(1, -1, *maps.shape[maps.dim() - dimensions :]).to(grid.dtype)
-    if maps.is_floating_point():
-        values = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    dimensions = len(affine)
+    lead, space = maps.shape[: maps.dim() - dimensions], maps.shape[maps.dim() - dimensions :]
+    # Interpolation pads with zeros, so the value meant for outside is made zero meanwhile.
+    outside = 0 if maps.is_floating_point() or maps.dtype == torch.bool else IGNORE
+    precision = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    values = maps.reshape(-1, *space).to(precision)
+    if outside:
+        values = values - outside
+    linear = maps.is_floating_point()
+    if dimensions == 2:
+        values = _in_plane(values, affine, target, linear)
     else:
-        # grid_sample pads with zeros, so the value meant for outside is made zero meanwhile.
-        outside = 0 if maps.dtype == torch.bool else IGNORE
-        values = F.grid_sample(stacked - outside, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        values += outside
-    return values.reshape(*lead, *grid.shape[1:-1]).to(maps.dtype)
+        axis = _axis_apart(affine)
+        plane = [other for other in range(3) if other != axis]
+        values = _along_line(values.movedim(1 + axis, 1), affine[axis, axis], target[axis], linear)
+        stacked = values.flatten(0, 1)
+        moved = _in_plane(stacked, affine[np.ix_(plane, plane)], [target[other] for other in plane], linear)
+        values = moved.unflatten(0, values.shape[:2]).movedim(1, 1 + axis)
+    if outside:
+        values = values + outside
+    return values.reshape(*lead, *target).to(maps.dtype)
+
+
+def _axis_apart(affine: np.ndarray) -> int:
+    """The axis that a rotation (3, 3) is about."""
+    mixed = (affine != 0) & ~np.eye(3, dtype=bool)
+    return int(np.flatnonzero(~(mixed | mixed.T).any(axis=0))[0])
+
+
+def _in_plane(values: Tensor, affine: np.ndarray, target: Sequence[int], linear: bool) -> Tensor:
+    """(N, a, b) → (N, *target)."""
+    # grid_sample counts axes from the last to the first.
+    theta = torch.from_numpy(np.pad(affine[::-1, ::-1], ((0, 0), (0, 1)))[None]).to(values)
+    grid = F.affine_grid(theta, [1, 1, *target], align_corners=False)
+    return F.grid_sample(values[None], grid, mode="bilinear" if linear else "nearest", align_corners=False)[0]
+
+
+def _along_line(values: Tensor, factor: float, target: int, linear: bool) -> Tensor:
+    """(N, n, a, b) → (N, target, a, b), as a product with a matrix of interpolation weights."""
+    count = values.shape[1]
+    if factor == 1 and count == target:
+        return values
+    ends = torch.arange(target, device=values.device, dtype=values.dtype)
+    places = (((ends + 0.5) / target - 0.5) * factor + 0.5) * count - 0.5
+    voxels = torch.arange(count, device=values.device, dtype=values.dtype)
+    if linear:
+        weights = (1 - (places[:, None] - voxels).abs()).clamp_min(0)
+    else:
+        weights = (places.round()[:, None] == voxels).to(values)
+    return torch.einsum("kj,njab->nkab", weights, values)

@@ -5,7 +5,6 @@ or workers, nor of the steps before. So a resumed run goes on as if never stoppe
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from semivox.data.labels import IGNORE
 from semivox.errors import SettingError
 from semivox.planning.demand import Views
 from semivox.planning.plan import Plan
+from semivox.preparation.store import Store
 from semivox.sampling.batch import RawBatch, RawStream
 from semivox.sampling.draws import generator, seed_of
 from semivox.sampling.geometry import Geometry, flip_axes
@@ -27,22 +27,6 @@ LABELLED, UNLABELLED = "labelled", "unlabelled"
 
 CaseOrder = Callable[[str, int], Case]
 """(stream, n) → the case of the stream's n-th sample since step 0. A pure function, picklable for workers."""
-
-
-class Scans(Protocol):
-    """What is needed of a store: arrays by case id, memory maps where they are large."""
-
-    def image(self, case_id: str) -> np.ndarray:
-        """(C, X, Y, Z) float32."""
-
-    def label(self, case_id: str) -> np.ndarray:
-        """(X, Y, Z) uint8."""
-
-    def foreground(self, case_id: str) -> dict[int, np.ndarray]:
-        """Class → (n, 3) voxels of it."""
-
-    def placement(self, case_id: str) -> Any:
-        """Has `spacing_mm` (X, Y, Z) of the prepared array."""
 
 
 class EqualOrder:
@@ -78,7 +62,7 @@ class PatchLoader(TorchDataset[RawBatch]):
 
     def __init__(
         self,
-        store: Scans,
+        store: Store,
         dataset: Dataset,
         plan: Plan,
         views: Views,
@@ -164,9 +148,9 @@ class PatchLoader(TorchDataset[RawBatch]):
 
         label = pseudo = None
         if stream == LABELLED:
-            label = self._gather([self.store.label(case.id)[None] for case in cases], boxes, np.uint8, IGNORE)
+            label = self._gather([self.store.label(case.id) for case in cases], boxes, np.uint8, IGNORE)
         elif self.pseudo is not None:
-            pseudo = self._gather([self.pseudo(case.id)[None] for case in cases], boxes, np.uint8, IGNORE)
+            pseudo = self._gather([self.pseudo(case.id) for case in cases], boxes, np.uint8, IGNORE)
 
         cases = [case for case in cases for _ in range(clip)]
         inside = np.array([[box.first, box.last] for box in boxes])[:, :, self._axes].repeat(clip, axis=0)
@@ -181,7 +165,7 @@ class PatchLoader(TorchDataset[RawBatch]):
             image=self._gather(images, boxes, np.float32, 0),
             label=label,
             pseudo=pseudo,
-            channels=len(images[0]),
+            channels=images[0].shape[0],
             shapes=tuple(tuple(box.size[self._axes].tolist()) for box in boxes for _ in range(clip)),
             inside=inside,
             geometry=geometry.repeat(clip),
@@ -245,23 +229,25 @@ class PatchLoader(TorchDataset[RawBatch]):
         return random.integers(low, high + 1)
 
     def _gather(self, arrays: Sequence[np.ndarray], boxes: Sequence["_Box"], dtype: type, fill: int) -> Tensor:
-        """The boxes of arrays (C, X, Y, Z) one after another in one flat tensor, each copied once from where it lies.
+        """The boxes of arrays ([C,] X, Y, Z) one after another in one flat tensor, each copied once from where it lies.
 
-        In 2-D a box falls into its slices (C, *space).
+        In 2-D a box falls into its slices ([C,] *space).
         """
-        lengths = [len(array) * int(box.size.prod()) for array, box in zip(arrays, boxes, strict=True)]
+        leads = [array.shape[:-3] for array in arrays]
+        lengths = [int(np.prod(lead) * box.size.prod()) for lead, box in zip(leads, boxes, strict=True)]
         flat: np.ndarray = np.empty(sum(lengths), dtype)
         parts = np.split(flat, np.cumsum(lengths)[:-1])
-        for part, array, box in zip(parts, arrays, boxes, strict=True):
+        for part, array, lead, box in zip(parts, arrays, leads, boxes, strict=True):
             if self._slice_axis is None:
-                target = part.reshape(len(array), *box.size)
+                target = part.reshape(*lead, *box.size)
             else:
-                slices = part.reshape(self.clip, len(array), *box.size[self._axes])
-                target = np.moveaxis(slices, 0, 1 + self._slice_axis)
+                slices = part.reshape(self.clip, *lead, *box.size[self._axes])
+                target = np.moveaxis(slices, 0, len(lead) + self._slice_axis)
             if not box.is_whole:
                 target[...] = fill
-            inside = (slice(None), *map(slice, box.first, box.last))
-            target[inside] = array[(slice(None), *map(slice, box.corner + box.first, box.corner + box.last))]
+            every = (slice(None),) * len(lead)
+            scan_box = tuple(map(slice, box.corner + box.first, box.corner + box.last))
+            target[(*every, *map(slice, box.first, box.last))] = array[(*every, *scan_box)]
         return torch.from_numpy(flat)
 
 
