@@ -20,6 +20,9 @@ NEGLIGIBLE = 1e-8
 TIE = 1e-6
 """Shares of classes nearer than this are equal: rounding must not decide a tie."""
 
+CLEARLY_FINER = 1.1
+"""From this many voxels for one a mask's steps show."""
+
 BAND = 32
 """Rows per band: few enough that a band needs few columns, enough for BLAS to run at full speed."""
 
@@ -33,9 +36,15 @@ class Band(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def matrix(source: int, target: int, order: int) -> np.ndarray:
-    """The (target, source) float32 matrix that interpolates `source` samples to `target`; order 0, 1 or 3."""
-    columns = [zoom(unit, target / source, order=order, mode="nearest", grid_mode=True) for unit in np.eye(source)]
+def matrix(source: int, target: int, order: int, prefilter: bool = True) -> np.ndarray:
+    """The (target, source) float32 matrix that interpolates `source` samples to `target`; order 0, 1 or 3.
+
+    Without `prefilter` a cubic B-spline smooths by about half a voxel instead of passing through the samples.
+    """
+    columns = [
+        zoom(unit, target / source, order=order, mode="nearest", grid_mode=True, prefilter=prefilter)
+        for unit in np.eye(source)
+    ]
     weights = np.stack(columns, axis=1).astype(np.float32)
     weights[np.abs(weights) < NEGLIGIBLE] = 0
     weights.setflags(write=False)
@@ -107,25 +116,34 @@ def resample(array: np.ndarray, shape: Shape, order: int, coarse_axis: int | Non
     return array
 
 
-def resample_classes(classes: np.ndarray, shape: Shape, order: int, coarse_axis: int | None = None) -> np.ndarray:
+def resample_classes(
+    classes: np.ndarray, shape: Shape, order: int, coarse_axis: int | None = None, smooth: bool = False
+) -> np.ndarray:
     """A uint8 map (X, Y, Z) of class indices on the grid of `shape` voxels over the same extent.
 
     `order` 1 interpolates the mask of each class linearly (with order 0 along `coarse_axis`) and takes the class of the
     largest share, ties to the lower index; 0 takes the nearest voxel. `IGNORE` is a class like any other.
+
+    `smooth` rounds the steps of a coarse mask off along axes that become clearly finer: of a smooth organ's surface
+    that leaves more than linear interpolation does, of structures one voxel thin a little less.
     """
+    axes = axes_to_resample(classes.shape, shape)
     if order == 0:
-        for axis in axes_to_resample(classes.shape, shape):
+        for axis in axes:
             classes = classes.take(nearest(classes.shape[axis], shape[axis]), axis=axis)
         return classes
-    if classes.shape == shape:
+    if not axes:
         return classes
+    weights = {
+        axis: mask_matrix(classes.shape[axis], shape[axis], nearest=axis == coarse_axis, smooth=smooth) for axis in axes
+    }
     result = np.zeros(shape, np.uint8)
     best = np.zeros(shape, np.float32)
     background = np.ones(shape, np.float32)
     for index, box in enumerate(find_objects(classes), start=1):
         if box is None:
             continue
-        region, share = resample_mask(classes[box] == index, box, classes.shape, shape, coarse_axis)
+        region, share = resample_mask(classes[box] == index, box, weights)
         background[region] -= share
         larger = share > best[region] + TIE
         best[region][larger] = share[larger]
@@ -134,20 +152,27 @@ def resample_classes(classes: np.ndarray, shape: Shape, order: int, coarse_axis:
     return result
 
 
-def resample_mask(
-    mask: np.ndarray, box: tuple[slice, ...], source: tuple[int, ...], target: Shape, coarse_axis: int | None
-) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Linear interpolation of a mask that is True in `box` only, of which `mask` is the content.
+def mask_matrix(source: int, target: int, *, nearest: bool, smooth: bool) -> np.ndarray:
+    """The matrix that carries a mask along one axis; its rows sum to one and none of its weights is negative."""
+    if nearest:
+        return matrix(source, target, 0)
+    if smooth and target > CLEARLY_FINER * source:
+        return matrix(source, target, 3, prefilter=False)
+    return matrix(source, target, 1)
 
-    Computed where it can differ from zero: returns that region of the target and the float32 values there.
+
+def resample_mask(
+    mask: np.ndarray, box: tuple[slice, ...], weights: dict[int, np.ndarray]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Carries a mask that is True in `box` only, of which `mask` is the content, along the axes of `weights`.
+
+    Only where the result can differ from zero: returns that region of the target and the float32 values there.
     """
     values = np.ascontiguousarray(mask, np.float32)
-    region = []
-    for axis in range(3):
-        weights = matrix(source[axis], target[axis], 0 if axis == coarse_axis else 1)[:, box[axis]]
-        rows = np.flatnonzero(weights.any(axis=1))
-        reached = slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)
-        region.append(reached)
-        if source[axis] != target[axis]:
-            values = multiply(values, axis, split(weights[reached]))
+    region = list(box)
+    for axis, whole in weights.items():
+        columns = whole[:, box[axis]]
+        rows = np.flatnonzero(columns.any(axis=1))
+        region[axis] = slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)
+        values = multiply(values, axis, split(columns[region[axis]]))
     return tuple(region), values

@@ -37,12 +37,13 @@ def restore_probabilities(probabilities: np.ndarray, placement: Placement) -> np
 def restore_labels(classes: np.ndarray, placement: Placement, order: Literal[0, 1] = 1) -> np.ndarray:
     """Class indices uint8 (X, Y, Z) of the prepared grid on the scan's own grid, background where it was cropped.
 
-    `order` 1: linear interpolation of each class's mask, then the largest; 0: the nearest voxel.
+    `order` 1: interpolation of each class's mask, its steps rounded off where the scan is finer, then the largest;
+    0: the nearest voxel.
     Raises DataError where the shape is not the prepared one.
     """
     check_shape(classes, placement)
     result = np.zeros(placement.source_shape, np.uint8)
-    placement.region(result)[...] = resample_classes(classes, placement.cropped_shape, order)
+    placement.region(result)[...] = resample_classes(classes, placement.cropped_shape, order, smooth=True)
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from semivox.data.fault import FaultError, Fault
+from semivox.data.fault import Fault, FaultError
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Store:
         if key in self._open:
             return self._open[key]
         if not self._label_is_made(case):
-            self._apart([case])[0]._make_labels()
+            self.make_labels([case_id])
         return self._opened(key, self._label_entry(case))
 
     def foreground(self, case_id: str) -> dict[int, np.ndarray]:
@@ -110,8 +110,11 @@ class Store:
         if case_ids is None:
             case_ids = [case.id for case in self.dataset if case.label is not None]
         cases = [self._labelled(case_id) for case_id in case_ids]
-        missing = [case for case in cases if not self._label_is_made(case)]
-        run_all(Store._make_labels, self._apart(missing), workers, progress)
+        if all(map(self._label_is_made, cases)):
+            return
+        with _locked(self.folder):
+            missing = [case for case in cases if not self._label_is_made(case)]
+            run_all(Store._make_labels, self._apart(missing), workers, progress)
 
     @property
     def size_bytes(self) -> int:
@@ -210,10 +213,10 @@ def make_store(
     key = digest([FORMAT, preparation.model_dump(mode="json"), str(dataset.root.resolve())])[:12]
     store = Store(Path(folder).resolve() / f"{plain(dataset.name)}-{key}", dataset, preparation)
     _check_version(store.folder)
-    if _missing(store):
+    if not all(map(store._image_is_made, dataset)):
         with _locked(store.folder):
             _describe(store)
-            missing = _missing(store)
+            missing = [case for case in dataset if not store._image_is_made(case)]
             _check_disk(store, missing)
             run_all(Store._make_images, store._apart(missing), workers, progress)
     return store
@@ -251,10 +254,6 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _missing(store: Store) -> list[Case]:
-    return [case for case in store.dataset if not store._image_is_made(case)]
-
-
 def _label_file(case: Case) -> Path:
     assert case.label is not None
     return case.label
@@ -264,7 +263,7 @@ def _check_version(folder: Path) -> None:
     file = folder / "store.json"
     try:
         version = json.loads(file.read_text(encoding="utf-8"))["format"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError, KeyError, TypeError):
         raise damaged(file, folder) from None
@@ -309,7 +308,7 @@ def _locked(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(folder / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX)
-        for leftover in [*folder.glob(".writing-*"), *folder.glob("images/.writing-*")]:
+        for leftover in [*folder.glob(".writing-*"), *folder.glob("*/.writing-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from semivox.errors import DataError, SettingError
+from semivox.planning.plan import Normalisation
+from semivox.preparation.normalisation import normalise
+
+
+@pytest.fixture
+def scan():
+    return np.random.default_rng(0).integers(-1000, 1000, (8, 9, 10)).astype(np.int16)
+
+
+def test_zscore_gives_zero_mean_and_unit_variance(scan):
+    values = scan.astype(np.float64)
+    expected = (values - values.mean()) / values.std()
+    assert np.allclose(normalise(scan, Normalisation(kind="zscore")), expected, atol=1e-5)
+
+
+def test_zscore_is_exact_for_values_far_from_zero():
+    values = np.random.default_rng(1).normal(30000, 3, (30, 40, 50)).astype(np.float32)
+    result = normalise(values, Normalisation(kind="zscore")).astype(np.float64)
+    assert abs(result.mean()) < 1e-3
+    assert result.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_constant_scan_becomes_zero():
+    assert (normalise(np.full((3, 4, 5), 7.5), Normalisation(kind="zscore")) == 0).all()
+
+
+def test_ct_clips_and_uses_the_plans_numbers(scan):
+    plan = Normalisation(kind="ct", low=-160, high=240, mean=40, deviation=50)
+    assert np.allclose(normalise(scan, plan), (np.clip(scan.astype(float), -160, 240) - 40) / 50, atol=1e-5)
+
+
+def test_range_maps_low_and_high_to_zero_and_one():
+    values = np.array([-5, 0, 51, 255, 300]).reshape(5, 1, 1)
+    result = normalise(values, Normalisation(kind="range", low=0, high=255))
+    assert np.allclose(result.ravel(), [0, 0, 0.2, 1, 1])
+
+
+def test_none_keeps_values_and_copies(scan):
+    result = normalise(scan, Normalisation(kind="none"))
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    assert (result == scan).all()
+    result[:] = 0
+    assert scan.any()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers_are_refused(wrong):
+    values = np.ones((3, 3, 3))
+    values[1, 2, 0] = wrong
+    with pytest.raises(DataError, match="NaN or infinite"):
+        normalise(values, Normalisation(kind="zscore"))
+
+
+def test_a_number_that_the_plan_lacks_is_named(scan):
+    with pytest.raises(SettingError, match="needs `mean`"):
+        normalise(scan, Normalisation(kind="ct", low=0, high=1, deviation=1))
