@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from semivox.experiments.compare import Comparison
 
-SHOWN = ("dice", "hd95", "asd")
+SHOWN = ("dice", "hd95")
 """Columns of the first table; the file of --out has every metric."""
 
 EXAMPLE = """
