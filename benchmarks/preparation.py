@@ -2,7 +2,7 @@
 
 The reference is nnU-Net's own resampling where nnunetv2 is installed, else what it is by definition: crop to the
 bounding box of the filled nonzero mask, z-score, then skimage's `resize` per channel with order 3, mode "edge" and
-clipping, which is `scipy.ndimage.zoom` with mode "nearest" and grid_mode; for the label the same per class with order 1.
+clipping, which is `scipy.ndimage.zoom` with mode "nearest" and grid_mode; for the label the same per class, order 1.
 Both run in this process on one core. The scan is made up; reading and writing files is left out on both sides.
 """
 
