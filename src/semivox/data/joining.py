@@ -56,7 +56,8 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         values=tuple(range(len(names) + 1)),
         ignore_value=IGNORE if any(dataset.labels.ignore_value is not None for dataset in datasets) else None,
         regions={
-            region: tuple(names.index(name) + 1 for name in members) for region, members in _regions(first).items()
+            region: tuple(sorted(names.index(name) + 1 for name in members))
+            for region, members in _regions(first).items()
         },
     )
     is_one_task = all(set(dataset.labels.foreground) == set(names) and not dataset.tasks for dataset in datasets)
