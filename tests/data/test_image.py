@@ -285,6 +285,7 @@ def test_a_nifti_that_lost_only_its_checksum_is_found_out(tmp_path: Path) -> Non
         read_volume(path)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.5])
 def test_a_truncated_picture_is_one_line_that_names_the_file(tmp_path: Path, ending: str, part: float) -> None:

@@ -66,7 +66,7 @@ FAULTS = {
     "zero-byte image": Spoilt(lambda root: cut(root / IMAGE, 0), "a2", IMAGE, "is empty"),
     "truncated label": Spoilt(lambda root: cut(root / LABEL, 0.7), "a2", LABEL, "truncated"),
     "zero-byte label": Spoilt(lambda root: cut(root / LABEL, 0), "a2", LABEL, "is empty"),
-    "not a NIfTI": Spoilt(lambda root: (root / IMAGE).write_text("hello"), "a2", IMAGE, "is not compressed"),
+    "not a NIfTI": Spoilt(lambda root: (root / IMAGE).write_text("hello"), "a2", IMAGE, "is not a valid NIfTI file"),
     "four axes": Spoilt(
         lambda root: with_values(root, IMAGE, lambda array: np.stack([array, array], axis=3)), "a2", IMAGE, "has 4 axes"
     ),

@@ -91,7 +91,7 @@ def _read(read: Callable[[Path], Volume], path: Path, case: Case, faults: list[F
 def _value_faults(case: Case, path: Path, volume: Volume) -> list[Fault]:
     """What is wrong with the voxels of an image file."""
     array = volume.array
-    wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
+    wrong = array.size - int(np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
     if wrong:
         what = f"has {wrong} voxels that are NaN or infinite"
         return [Fault(case.id, path, what, "replace them by a number, such as the value of the background")]

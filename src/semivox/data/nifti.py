@@ -88,9 +88,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The image (values not yet read) and its stream; what goes wrong inside the block becomes a FaultError."""
     try:
         with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        if path.name.lower().endswith(".gz") and not packed:
-            raise FaultError(Fault("", path, "is not compressed", "rename it to end in .nii if it is a NIfTI"))
+            start = file.read(348)
+        packed = start[:2] == b"\x1f\x8b"
+        if path.name.lower().endswith(".gz") and not packed and b"n+1\0" in start:
+            raise FaultError(Fault("", path, "is a NIfTI file that is not compressed", "rename it to end in .nii"))
         with gzip.open(path) if packed else open(path, "rb") as stream:
             size = stream.read(4)
             stream.seek(0)
