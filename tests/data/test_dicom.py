@@ -448,6 +448,15 @@ def test_objects_without_image_and_other_files_are_passed_over(tmp_path):
     assert [series.uid for series in dicom.find_series(tmp_path)] == ["1.2.3"]
 
 
+def test_a_slice_with_a_damaged_class_is_not_passed_over(tmp_path):
+    write_series(tmp_path)
+    victim = sorted(tmp_path.iterdir())[1]
+    classes = victim.read_bytes().rpartition(b"1.2.840.10008.5.1.4.1.1.2\0")
+    victim.write_bytes(b"".join((classes[0], b"1.2.840.10008.5.1.4.1.1.3\0", classes[2])))
+    with pytest.raises(DataError, match=rf"{victim.name}: gives two SOP classes"):
+        dicom.read_series(tmp_path)
+
+
 def test_nothing_outside_the_source_is_read(tmp_path):
     write_series(tmp_path / "outside")
     source = tmp_path / "source"

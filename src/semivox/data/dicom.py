@@ -214,13 +214,18 @@ def _read_header(file: Path) -> Attributes:
 
 
 def _holds_image(header: Attributes) -> bool:
-    """Whether a file is an image by its class, or has rows where its class is private."""
+    """Whether a file is an image by its class, or has rows where its class is private.
+
+    The class stands in the file twice. Where both disagree the file is damaged: passed over, a slice would be missing.
+    """
     from pydicom.uid import UID
 
-    if not header.has("SOPClassUID") and header.has("Rows"):
-        return True
     kind = UID(header.identifier("SOPClassUID"))
-    return kind.name.endswith("Image Storage") or (kind.name == kind and header.has("Rows"))
+    meta = Attributes(header.dataset.file_meta, header.file)
+    if meta.has("MediaStorageSOPClassUID") and meta.identifier("MediaStorageSOPClassUID") != kind:
+        raise refusal(header.file, "gives two SOP classes and so is damaged", "export it anew")
+    is_private = kind.name == kind
+    return kind.name.endswith("Image Storage") or (is_private and header.has("Rows"))
 
 
 def _summarise(uid: str, members: list[tuple[Path, Attributes]]) -> Series:
