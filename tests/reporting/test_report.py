@@ -129,13 +129,13 @@ def test_a_gain_that_may_be_chance_is_said_to_be(page) -> None:
 def test_without_a_labelled_only_run_nothing_is_claimed(page) -> None:
     found = page()
     assert "Nothing here shows that the unlabelled scans helped." in found.text
-    assert "--method supervised" in found.text
+    assert re.search(r"semivox train --resume \S+/mt2 --baseline", found.text)
 
 
 def test_a_labelled_only_run_needs_no_comparison(page) -> None:
     found = page(method="supervised")
     assert "This is a labelled-only run." in found.text
-    assert "--method supervised" not in found.text
+    assert "--baseline" not in found.text
 
 
 def test_what_the_two_runs_did_not_share_is_listed(make_run) -> None:
@@ -220,6 +220,32 @@ def test_the_summary_counts_scans_steps_and_cases(page) -> None:
     assert "400 steps" in found.text
     assert "2 cases; 1 more had no reference label" in found.text
     assert "By domain" in found.text
+
+
+def test_a_method_of_the_users_own_is_named_again_in_the_commands(make_run) -> None:
+    run = make_run()
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace("name: mean_teacher", "name: my methods/new.py:Mine"))
+    found = Page(write_report(run.folder))
+    assert found.text.count("--method 'my methods/new.py:Mine'") == 2
+
+
+def test_labels_that_the_run_hid_are_not_opened(make_run) -> None:
+    run = make_run()
+    before = write_report(run.folder).read_bytes()
+    for name in ("train_2", "train_3"):
+        (run.data / "labelsTr" / f"{name}.nii.gz").write_bytes(b"not a label")
+    assert write_report(run.folder).read_bytes() == before
+
+
+def test_a_data_set_with_fewer_labels_than_the_run_had_costs_the_pictures(make_run) -> None:
+    run = make_run()
+    for label in (run.data / "labelsTr").iterdir():
+        label.unlink()
+    found = Page(write_report(run.folder))
+    assert found.count("image") == 9  # no label to hide: the test cases are shown as before
+    (run.data / "labelsTr" / "train_0.nii.gz").write_bytes(b"")
+    assert "there are no pictures" in Page(write_report(run.folder)).text
 
 
 def test_settings_plan_and_checksums_are_there(page) -> None:

@@ -1,6 +1,7 @@
 """What the report says in sentences: what was run, what came of it, what was not measured, how to do it again."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from semivox.data.case import DEFAULT, Dataset
@@ -10,6 +11,9 @@ from semivox.training.run import RunFolder
 
 SUPERVISED = "supervised"
 """The method that sees no unlabelled scan."""
+
+MOST_NAMES = 10
+"""Longer lists of cases are cut short."""
 
 FEW_CASES = 10
 """With fewer test cases an interval is hardly to be trusted."""
@@ -78,7 +82,7 @@ def notes(record: Record, dataset: Dataset | None) -> list[str]:
     if record.metrics["unscored"]:
         found.append(
             f"{_count(len(record.metrics['unscored']), 'predicted case')} without a reference label took no part in"
-            f" any figure: {', '.join(record.metrics['unscored'])}."
+            f" any figure: {_listed(record.metrics['unscored'])}."
         )
     empty = sum(score["empty"] == "prediction" for case in record.metrics["cases"] for score in case["scores"].values())
     if empty:
@@ -99,14 +103,15 @@ def notes(record: Record, dataset: Dataset | None) -> list[str]:
 
 
 def train_again(record: Record) -> str:
-    """The command that trains this run anew from its config.yaml."""
-    return _command("--config", RunFolder(record.folder).config, "--out", f"{record.folder}-again")
+    """The commands that train this run anew, in a folder of its own, from its config.yaml alone."""
+    new = f"{record.folder}-again"
+    copy = shlex.join(["cp", str(RunFolder(record.folder).config), new])
+    return f"{shlex.join(['mkdir', new])} && {copy} && {_resume(new, record)}"
 
 
 def train_baseline(record: Record) -> str:
-    """The command that trains the labelled-only run of the same data, plan, seed and steps beside this one."""
-    run = RunFolder(record.folder)
-    return _command("--config", run.config, "--method", SUPERVISED, "--out", run.baseline.path)
+    """The command that trains the labelled-only run beside this one: same data, plan, seed, steps and views."""
+    return f"{_resume(str(record.folder), record)} --baseline"
 
 
 def in_title(name: str) -> str:
@@ -131,9 +136,17 @@ def _minutes(record: Record) -> str:
     return f" ({minutes:.1f} minutes)" if minutes else ""
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 or noun == "more" else f"{number:,} {noun}s"
 
 
-def _command(*parts: object) -> str:
-    return shlex.join(["semivox", "train", *(str(part) for part in parts)])
+def _resume(folder: str, record: Record) -> str:
+    method = record.config["method"]["name"]
+    # A run folder never names code to load, so a method of the user's own is named again.
+    own = ["--method", method] if ".py:" in method else []
+    return shlex.join(["semivox", "train", "--resume", folder, *own])

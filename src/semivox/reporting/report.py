@@ -10,12 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from semivox.atomic import atomic_write_text
 from semivox.data.case import Case, Dataset
 from semivox.data.image import read_classes, read_image, read_label
-from semivox.data.joining import join
-from semivox.data.layout import read_dataset
+from semivox.data.joining import read_datasets
 from semivox.errors import DataError, RunError, SemivoxError
 from semivox.reporting import prose
 from semivox.reporting.curves import CaseChart, case_chart, training_charts
-from semivox.reporting.pictures import COLOURS, Picture, colours, overlay
+from semivox.reporting.pictures import Picture, colours, overlay
 from semivox.reporting.pseudo_labels import PseudoLabelDice, pseudo_label_dice
 from semivox.reporting.record import Record, flatten, read_record
 from semivox.reporting.tables import (
@@ -31,6 +30,18 @@ from semivox.reporting.tables import (
 )
 
 NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The run's data set: `whole`, and as it was `seen` in training, without the labels that were hidden.
+
+    Pictures too are made from what was seen. Both are None where it cannot be read; `notice` then says why.
+    """
+
+    whole: Dataset | None
+    seen: Dataset | None
+    notice: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,7 @@ def write_report(run: Path, pseudo_labels: bool = False) -> Path:
     Raises RunError where `run` is not a run folder, DataError where its pseudo-labels cannot be scored.
     """
     record = read_record(run)
-    dataset, notice = _find_dataset(record.config)
-    page = _environment().get_template("report.html.j2").render(_content(record, dataset, notice, pseudo_labels))
+    page = _environment().get_template("report.html.j2").render(_content(record, _find_data(record), pseudo_labels))
     path = record.folder / NAME
     atomic_write_text(path, page)
     return path
@@ -70,18 +80,16 @@ def _environment() -> Environment:
     )
 
 
-def _content(record: Record, dataset: Dataset | None, notice: str, pseudo_labels: bool) -> dict[str, Any]:
+def _content(record: Record, data: Data, pseudo_labels: bool) -> dict[str, Any]:
     """Everything that the template shows."""
     metrics, config = record.metrics, record.config
     other = record.baseline.metrics if record.baseline else None
     compared = comparison(metrics, other) if metrics and other else None
-    # Pictures too see only what the run saw: a label that it hid is opened for the Dice of pseudo-labels alone.
-    trained_on = dataset.hide_labels(config["data"].get("labelled")) if dataset else None
     names = class_names(metrics) if metrics else []
     return {
         "title": record.folder.resolve().name,
         "method": prose.in_title(config["method"]["name"]),
-        "summary": prose.summary(record, trained_on),
+        "summary": prose.summary(record, data.seen),
         "verdict": prose.verdict(record, compared),
         "comparison": compared,
         "differs": _differences(record),
@@ -94,34 +102,29 @@ def _content(record: Record, dataset: Dataset | None, notice: str, pseudo_labels
         "domains": domain_rows(metrics) if metrics else [],
         "cases": case_rows(metrics, other) if metrics else [],
         "class_names": names,
-        "colours": _colours(dataset, names),
+        "colours": _colours(data.seen, names),
         "case_chart": _case_chart(metrics, other) if metrics else None,
-        "shown": _shown_cases(record, trained_on) if trained_on else [],
-        "notice": notice,
-        "pseudo_labels": _pseudo_labels(record, dataset, notice) if pseudo_labels else None,
+        "shown": _shown_cases(record, data.seen) if data.seen else [],
+        "notice": data.notice,
+        "pseudo_labels": _pseudo_labels(record, data) if pseudo_labels else None,
         "charts": training_charts(record.log, record.baseline.log if record.baseline else None),
-        "palette": COLOURS,
         "plan": list(flatten({key: value for key, value in config["plan"].items() if key != "notes"})),
         "plan_notes": config["plan"].get("notes", []),
         "settings": list(flatten({key: value for key, value in config.items() if key != "plan"})),
         "environment": [(part, list(flatten({part: value}))) for part, value in record.environment.items()],
         "train_again": prose.train_again(record),
-        "notes": prose.notes(record, dataset),
+        "notes": prose.notes(record, data.seen),
     }
 
 
-def _find_dataset(config: Mapping[str, Any]) -> tuple[Dataset | None, str]:
-    """The run's data set, whole, or None and the reason why it cannot be read."""
-    data = config["data"]
+def _find_data(record: Record) -> Data:
+    data = record.config["data"]
     try:
         unlabelled = Path(data["unlabelled"]) if data.get("unlabelled") else None
-        datasets = [
-            read_dataset(Path(path), unlabelled=None if index else unlabelled, labels=data.get("labels"))
-            for index, path in enumerate(data["datasets"])
-        ]
-        return (datasets[0] if len(datasets) == 1 else join(datasets)), ""
+        whole = read_datasets([Path(path) for path in data["datasets"]], unlabelled, data.get("labels"))
+        return Data(whole, whole.hide_labels(data.get("labelled")), "")
     except SemivoxError as error:
-        return None, f"The scans are not where the run found them, so there are no pictures. {error}"
+        return Data(None, None, f"The scans are not as the run found them, so there are no pictures. {error}")
 
 
 def _differences(record: Record) -> list[tuple[str, str, str]]:
@@ -181,7 +184,7 @@ def _prediction(record: Record, dataset: Dataset, case: str) -> Path:
     return record.folder / "predictions" / f"{case}{dataset.file_ending}"
 
 
-def _pseudo_labels(record: Record, dataset: Dataset | None, notice: str) -> PseudoLabelDice:
-    if dataset is None:
-        raise DataError(notice)
-    return pseudo_label_dice(record, dataset)
+def _pseudo_labels(record: Record, data: Data) -> PseudoLabelDice:
+    if data.whole is None:
+        raise DataError(data.notice)
+    return pseudo_label_dice(record, data.whole)

@@ -138,6 +138,9 @@ def key_figures(metrics: Mapping[str, Any], compared: Comparison | None) -> list
         cell = _cell(metrics["summary"]["mean"][metric.key], metric)
         unit = metric.unit(metrics["unit"])
         remark = f"95 % interval {cell.interval}" if cell.interval else "no interval: too few cases"
+        empty = metrics["summary"]["mean"].get("empty_predictions", 0)
+        if empty and metric.is_length:
+            remark += f", {empty} empty left out"
         found.append(KeyFigure(f"Mean {metric.title}", f"{cell.mean} {unit}".strip(), remark))
     if compared is not None:
         row = compared.headline
