@@ -24,8 +24,12 @@ from semivox.sampling.draws import generator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-SIDES = (("l", "r"), ("lh", "rh"), ("lt", "rt"))
-"""Short words for left and right in label names, beside the full ones."""
+SIDES = (
+    (("left", "right"), ("l", "r"), ("lh", "rh"), ("lt", "rt")),
+    (("anterior", "posterior"), ("ant", "post"), ("front", "back")),
+    (("superior", "inferior"), ("sup", "inf"), ("upper", "lower")),
+)
+"""Per axis X, Y, Z, the words in label names that tell its two sides apart."""
 
 
 class WeakSettings(Part):
@@ -33,7 +37,7 @@ class WeakSettings(Part):
 
     flip_axes: tuple[Literal[0, 1, 2], ...] | None = None
     """Axes (0, 1, 2 for X, Y, Z: left-right, back-front, foot-head) flipped with probability one half each. null: all
-    of them, but not left-right where label names tell left from right ('kidney_left' beside 'kidney_right')."""
+    of them, but not those whose sides label names tell apart ('kidney_left' beside 'kidney_right' stops 0)."""
     turn_probability: Probability = 0.0
     """How often a sample is turned by 90°, 180° or 270° in a plane whose two axes have equal patch size and spacing.
     Off unless asked for, since scans come in one orientation; the literature's LA recipe has 0.75."""
@@ -52,23 +56,21 @@ class WeakSettings(Part):
         return scale
 
 
-def sides_differ(names: Iterable[str]) -> bool:
-    """Whether label names tell left from right: some name is another one with the sides exchanged."""
-    names = {name.lower() for name in names}
-    for name in names:
-        mirrored = {name.replace("left", "right")}
-        for left, right in SIDES:
-            mirrored.add(re.sub(rf"(?<![a-z]){left}(?![a-z])", right, name))
-        if (mirrored - {name}) & names:
-            return True
-    return False
-
-
 def flip_axes(settings: WeakSettings, names: Iterable[str]) -> tuple[int, ...]:
     """Axes of the scan (0, 1, 2 for X, Y, Z) that may be flipped, given the label names."""
     if settings.flip_axes is not None:
         return settings.flip_axes
-    return (1, 2) if sides_differ(names) else (0, 1, 2)
+    lower = {name.lower() for name in names}
+    return tuple(axis for axis in range(3) if not _tells_apart(lower, SIDES[axis]))
+
+
+def _tells_apart(names: set[str], sides: Iterable[tuple[str, str]]) -> bool:
+    """Whether some name is another one with its sides exchanged. Short words count only where they stand alone."""
+    for one, other in sides:
+        word = one if len(one) > 3 else rf"(?<![a-z]){one}(?![a-z])"
+        if any(re.search(word, name) and re.sub(word, other, name) in names for name in names):
+            return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)
