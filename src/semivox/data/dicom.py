@@ -216,16 +216,19 @@ def _read_header(file: Path) -> Attributes:
 def _holds_image(header: Attributes) -> bool:
     """Whether a file is an image by its class, or has rows where its class is private.
 
-    The class stands in the file twice. Where both disagree the file is damaged: passed over, a slice would be missing.
+    The class stands in the file twice. Where that is not so the file is damaged: passed over, a slice would be missing.
     """
     from pydicom.uid import UID
 
     kind = UID(header.identifier("SOPClassUID"))
     meta = Attributes(header.dataset.file_meta, header.file)
-    if meta.has("MediaStorageSOPClassUID") and meta.identifier("MediaStorageSOPClassUID") != kind:
+    is_confirmed = meta.has("MediaStorageSOPClassUID")
+    if is_confirmed and meta.identifier("MediaStorageSOPClassUID") != kind:
         raise refusal(header.file, "gives two SOP classes and so is damaged", "export it anew")
     is_private = kind.name == kind
-    return kind.name.endswith("Image Storage") or (is_private and header.has("Rows"))
+    if is_private and not is_confirmed and not header.has("Rows"):
+        raise refusal(header.file, f"is of an unknown SOP class ({kind})", "export it anew or remove it")
+    return header.has("Rows") if is_private else kind.name.endswith("Image Storage")
 
 
 def _summarise(uid: str, members: list[tuple[Path, Attributes]]) -> Series:
