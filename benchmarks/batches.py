@@ -96,7 +96,8 @@ def _write_h5(dataset: Dataset, store: Store, folder: Path) -> None:
 
 def usual_batch(dataset: Dataset, folder: Path, rotated: float, random: np.random.Generator) -> tuple:
     """Images and labels of 2 + 2 samples, and the noisy images of the last two."""
-    cases = [*random.choice(dataset.labelled(), 2), *random.choice(dataset.unlabelled(), 2)]
+    pools = (dataset.labelled(), dataset.unlabelled())
+    cases = [pool[random.integers(len(pool))] for pool in pools for _ in range(2)]
     pairs = [usual_sample(folder / f"{case.id}.h5", rotated, random) for case in cases]
     images = torch.stack([torch.from_numpy(image.astype(np.float32))[None] for image, _ in pairs])
     labels = torch.stack([torch.from_numpy(label.astype(np.int64)) for _, label in pairs])
@@ -118,7 +119,7 @@ def usual_sample(path: Path, rotated: float, random: np.random.Generator) -> tup
         image = ndimage.affine_transform(image, matrix, offset, order=1)
         label = ndimage.affine_transform(label, matrix, offset, order=0)
     turns, axis = random.integers(0, 4), random.integers(0, 2)
-    image, label = (np.flip(np.rot90(array, turns), axis).copy() for array in (image, label))
+    image, label = (np.flip(np.rot90(array, int(turns)), int(axis)).copy() for array in (image, label))
     return image, label
 
 
