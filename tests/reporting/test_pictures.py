@@ -102,6 +102,18 @@ def test_the_slice_with_most_of_the_organ_is_shown() -> None:
     assert area(axial.contours[0].prediction) > 90
 
 
+def test_a_prediction_that_is_far_too_large_does_not_lead_away_from_the_reference() -> None:
+    reference = np.zeros((20, 20, 10), np.uint8)
+    reference[8:10, 8:10, 2] = 1
+    prediction = np.zeros_like(reference)
+    prediction[:, :, 7] = 1
+    axial, *_ = overlay(volume_of(np.zeros(reference.shape, np.float32)), prediction, reference, CLASSES)
+    assert area(axial.contours[0].reference) > 3
+    empty = np.zeros_like(reference)
+    axial, *_ = overlay(volume_of(np.zeros(reference.shape, np.float32)), prediction, empty, CLASSES)
+    assert area(axial.contours[0].prediction) > 390
+
+
 def test_a_flat_scan_has_one_plane() -> None:
     scan = np.random.default_rng(0).random((20, 1, 30)).astype(np.float32)
     (picture,) = overlay(volume_of(scan), np.zeros((20, 1, 30), np.uint8), None, CLASSES)

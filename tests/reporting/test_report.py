@@ -116,8 +116,14 @@ def test_the_labelled_only_run_that_wins_is_said_so_in_red(page) -> None:
 
 def test_a_gain_is_said_plainly_only_when_the_interval_excludes_zero(page) -> None:
     found = page(shifts=(0, 0, 1, 1, 2), baseline=(1, 2, 2, 3, 3))
-    assert "The unlabelled scans helped." in found.text
+    assert "Better than training on the labelled scans alone." in found.text
     assert found.count("div", kind="banner better") == 1
+
+
+def test_a_gain_of_models_that_are_hardly_trained_is_no_gain(page) -> None:
+    found = page(shifts=(4, 4, 4, 4, 4), baseline=(5, 5, 5, 5, 5))
+    assert "nothing follows from their difference" in found.text
+    assert found.count("div", kind="banner better") == 0
 
 
 def test_a_gain_that_may_be_chance_is_said_to_be(page) -> None:
@@ -250,6 +256,7 @@ def test_a_data_set_with_fewer_labels_than_the_run_had_costs_the_pictures(make_r
 
 def test_settings_plan_and_checksums_are_there(page) -> None:
     found = page()
+    assert "3-D patches of 24 × 16 × 8 voxels of 2 × 2 × 5 mm; 2 labelled and 2 unlabelled in each step" in found.text
     for text in ("preparation.spacing_mm", "The patch holds the whole body", "method.settings.decay", "0f" * 32):
         assert text in found.text
 

@@ -82,7 +82,7 @@ class Picture:
 def overlay(
     image: Volume, prediction: np.ndarray, reference: np.ndarray | None, classes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Picture, ...]:
-    """Pictures of one case: three planes through the largest extent of what is segmented, or one for a flat scan.
+    """Pictures of one case: three planes through the largest extent of the reference, or one for a flat scan.
 
     `image` (channel, X, Y, Z); `prediction` and `reference` class indices (X, Y, Z) on its grid; `classes` name →
     class indices whose union is outlined. Of several channels the first is shown, of three of a picture the colours.
@@ -116,17 +116,26 @@ class _Scene:
     window: tuple[float, float]
 
     @cached_property
-    def segmented(self) -> np.ndarray:
-        """Voxels (X, Y, Z) that belong to a class in any of the maps."""
+    def foreground(self) -> list[np.ndarray]:
+        """Voxels (X, Y, Z) of each map that belong to a class."""
         indices = [index for indices in self.classes.values() for index in indices]
-        return np.logical_or.reduce([np.isin(part, indices) for part in self.maps])
+        return [np.isin(part, indices) for part in self.maps]
+
+    @cached_property
+    def leading(self) -> np.ndarray:
+        """The foreground that decides which slices are shown: the reference's, where it is empty the prediction's.
+
+        Not both together, for a prediction that is far too large would lead away from what had to be found.
+        """
+        return self.foreground[-1] if self.foreground[-1].any() else self.foreground[0]
 
     @cached_property
     def box(self) -> tuple[slice, slice, slice]:
         """What is shown: what is segmented and half its size around it, all where nothing is."""
+        segmented = np.logical_or.reduce(self.foreground)
         slices = []
         for axis in range(3):
-            there = np.flatnonzero(self.segmented.any(axis=tuple(other for other in range(3) if other != axis)))
+            there = np.flatnonzero(segmented.any(axis=tuple(other for other in range(3) if other != axis)))
             if not len(there):
                 return slice(None), slice(None), slice(None)
             first, last = int(there[0]), int(there[-1]) + 1
@@ -142,7 +151,7 @@ def _turn(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 def _picture(plane: Plane, scene: _Scene) -> Picture:
     right, down = plane.inside
-    areas = scene.segmented.sum(axis=plane.inside)
+    areas = scene.leading.sum(axis=plane.inside)
     place = int(areas.argmax()) if areas.any() else len(areas) // 2
 
     def cut(array: np.ndarray) -> np.ndarray:

@@ -56,15 +56,33 @@ def verdict(record: Record, comparison: Comparison | None) -> tuple[str, str, st
             else "The labelled-only run beside this one has no scored case in common with it.",
         )
     row = comparison.headline
-    figures = f"Mean Dice {row.run} against {row.baseline} with the labelled scans alone, {row.difference} per case"
-    figures += f" (95 % interval {row.interval}, " if row.interval else " ("
-    figures += f"{_count(row.n, 'case')})."
-    chance = " The interval includes zero: it may be chance." if row.includes_zero else ""
-    if row.verdict == "worse":
-        return "worse", "Training on the labelled scans alone was better.", figures + chance
-    if row.verdict == "better":
-        return "better", "The unlabelled scans helped.", figures
-    return "warning", "The unlabelled scans did not clearly help.", figures + chance
+    text = f"Mean Dice {row.run} against {row.baseline} with the labelled scans alone, {row.difference} per case"
+    text += f" (95 % interval {row.interval}, " if row.interval else " ("
+    text += f"{_count(row.n, 'case')})."
+    if row.includes_zero:
+        text += " The interval includes zero: it may be chance."
+    text += " One seed each: how far another would turn it is not measured."
+    if comparison.untrained:
+        return "warning", "Both models are hardly trained: nothing follows from their difference.", text
+    if comparison.verdict == "worse":
+        return "worse", "Training on the labelled scans alone was better.", text
+    if comparison.verdict == "better":
+        return "better", "Better than training on the labelled scans alone.", text
+    return "warning", "The unlabelled scans did not clearly help.", text
+
+
+def plan(record: Record) -> str:
+    """The plan in a sentence: patch, spacing, batch, network."""
+    found = record.config["plan"]
+    preparation, batch = found["preparation"], found["batch"]
+    patch = " × ".join(str(size) for size in found["patch"])
+    text = f"{len(found['patch'])}-D patches of {patch} voxels"
+    if preparation.get("resample") == "spacing" and preparation.get("spacing_mm"):
+        spacing = ["own" if step is None else f"{step:.4g}" for step in preparation["spacing_mm"]]
+        text += f" of {' × '.join(spacing)} mm"
+    text += f"; {batch['labelled']} labelled and {batch['unlabelled']} unlabelled in each step"
+    settings = ", ".join(f"{name} {value}" for name, value in found["network"].get("settings", {}).items())
+    return f"{text}; network {found['network']['name']}" + (f" ({settings})." if settings else ".")
 
 
 def notes(record: Record, dataset: Dataset | None) -> list[str]:

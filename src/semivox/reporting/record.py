@@ -13,6 +13,9 @@ import yaml
 from semivox.errors import RunError
 from semivox.training.run import RunFolder
 
+NOTHING = "none"
+"""How an empty setting is written."""
+
 
 @dataclass(frozen=True, eq=False)
 class Log:
@@ -107,7 +110,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def in_words(value: Any) -> str:
     """A setting as a reader wants to see it: no quotes, no braces, `none` for nothing."""
     if value is None or value in ([], {}):
-        return "none"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

@@ -16,7 +16,7 @@ from semivox.reporting import prose
 from semivox.reporting.curves import CaseChart, case_chart, training_charts
 from semivox.reporting.pictures import Picture, colours, overlay
 from semivox.reporting.pseudo_labels import PseudoLabelDice, pseudo_label_dice
-from semivox.reporting.record import Record, flatten, read_record
+from semivox.reporting.record import NOTHING, Record, flatten, read_record
 from semivox.reporting.tables import (
     DICE,
     METRICS,
@@ -108,8 +108,9 @@ def _content(record: Record, data: Data, pseudo_labels: bool) -> dict[str, Any]:
         "notice": data.notice,
         "pseudo_labels": _pseudo_labels(record, data) if pseudo_labels else None,
         "charts": training_charts(record.log, record.baseline.log if record.baseline else None),
-        "plan": list(flatten({key: value for key, value in config["plan"].items() if key != "notes"})),
+        "plan": prose.plan(record),
         "plan_notes": config["plan"].get("notes", []),
+        "plan_fields": [(name, value) for name, value in flatten(config["plan"]) if value != NOTHING],
         "settings": list(flatten({key: value for key, value in config.items() if key != "plan"})),
         "environment": [(part, list(flatten({part: value}))) for part, value in record.environment.items()],
         "train_again": prose.train_again(record),

@@ -18,6 +18,9 @@ Verdict = Literal["better", "undecided", "worse"]
 Scores = dict[str, float]
 """Case → score."""
 
+UNTRAINED = 0.5
+"""Where no case of either run reaches this mean Dice, both have hardly learnt their task."""
+
 EMPTY = {"prediction": "nothing predicted", "reference": "nothing to find", "both": "absent in both"}
 """What `empty` of metrics.json says of a case, in words."""
 
@@ -97,13 +100,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All differences; `verdict` is that of the mean Dice, the first row."""
+    """All differences, that of the mean Dice first. Nothing follows from those of models that are `untrained`."""
 
     rows: tuple[Difference, ...]
+    untrained: bool
 
     @property
     def verdict(self) -> Verdict:
-        return self.rows[0].verdict
+        return "undecided" if self.untrained else self.headline.verdict
 
     @property
     def headline(self) -> Difference:
@@ -145,7 +149,7 @@ def key_figures(metrics: Mapping[str, Any], compared: Comparison | None) -> list
     if compared is not None:
         row = compared.headline
         remark = f"95 % interval {row.interval}" if row.interval else "no interval: too few cases"
-        found.append(KeyFigure("Dice against labelled only", row.difference, remark, row.verdict))
+        found.append(KeyFigure("Dice against labelled only", row.difference, remark, compared.verdict))
     unscored = len(metrics["unscored"])
     remark = f"{unscored} more without a reference" if unscored else "all that were predicted"
     found.append(KeyFigure("Scored cases", str(len(metrics["cases"])), remark))
@@ -209,7 +213,8 @@ def comparison(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> Compa
         run, other = (mean_scores(side["cases"], metric.key, only) for side in (metrics, baseline))
         patients = _patients(metrics["cases"])
         rows.append(_difference(f"{metric.title}, {name}", metric, run, other, patients, metrics["unit"]))
-    return Comparison(tuple(row for row in rows if row.n)) if rows[0].n else None
+    dice = [score for side in (metrics, baseline) for score in mean_scores(side["cases"], DICE.key).values()]
+    return Comparison(tuple(row for row in rows if row.n), max(dice) < UNTRAINED) if rows[0].n else None
 
 
 def case_rows(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[CaseRow]:
