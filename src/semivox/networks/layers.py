@@ -81,7 +81,8 @@ def pad_to_multiple(x: Tensor, divisor: Sequence[int]) -> Tensor:
 def cut_to(x: Tensor, size: Sequence[int]) -> Tensor:
     """Drops voxels at the end of each axis of (B, C, *space) so that space is `size`."""
     for axis, length in enumerate(size, start=2):
-        x = x.narrow(axis, 0, length)
+        if x.shape[axis] != length:  # a slice of everything costs a copy of the gradient, and its memory layout
+            x = x.narrow(axis, 0, length)
     return x
 
 
