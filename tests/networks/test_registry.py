@@ -35,3 +35,9 @@ def test_an_unknown_setting_names_the_nearest():
 def test_a_patch_of_other_dimensions_is_refused():
     with pytest.raises(SettingError, match=r"patch \(64, 64\) does not have 3 dimensions"):
         make_network("vnet", 3, 1, 2, patch=(64, 64))
+
+
+def test_a_monai_name_is_found_too():
+    assert issubclass(find_network("monai:UNet"), Network)
+    with pytest.raises(SettingError, match=r"did you mean 'monai:UNet'\?"):
+        find_network("monai:UNEt")

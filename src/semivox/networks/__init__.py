@@ -26,7 +26,12 @@ MONAI = "monai:"
 
 
 def find_network(name: str) -> "type[Network]":
-    """The class of a network by its registered name; SettingError, with the nearest name, for any other."""
+    """The class of a network by its name; SettingError, with the nearest name, where there is none."""
+    if name.startswith(MONAI):
+        from semivox.networks.monai_network import MonaiNetwork, find_class
+
+        find_class(name.removeprefix(MONAI))
+        return MonaiNetwork
     if name not in NETWORKS:
         raise unknown("network", name, [*NETWORKS, f"{MONAI}UNet", f"{MONAI}SwinUNETR"])
     module, _, attribute = NETWORKS[name].partition(":")

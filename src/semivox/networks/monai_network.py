@@ -9,7 +9,7 @@ import monai.networks.nets
 import torch
 from torch import Tensor, nn
 
-from semivox.errors import SettingError, unknown
+from semivox.errors import SettingError, first_line, unknown
 from semivox.networks.layers import cut_to, pad_to_multiple
 from semivox.networks.network import Network, NetworkSettings
 
@@ -153,8 +153,3 @@ def find_class(name: str) -> type[nn.Module]:
 def logits_of(output: Tensor | Sequence[Tensor]) -> Tensor:
     """The logits among a network's outputs: networks with deep supervision or a second task give them first."""
     return output if isinstance(output, Tensor) else output[0]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text, or its name where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -29,14 +29,14 @@ COARSE = 2.0
 
 
 class ResidualEncoderUNetSettings(NetworkSettings):
-    """Strides and kernels follow from patch and spacing, see `planned`; without a patch, there are five halvings."""
+    """Strides and kernels follow from patch and spacing, see `planned`; the defaults here are those of large cubes."""
 
     width: int = Field(default=32, ge=1)
     """Channels of the finest stage; they double with each stage up to `max_width`."""
     max_width: int = Field(default=320, ge=1)
-    strides: tuple[Axes, ...] = Field(min_length=2)
+    strides: tuple[Axes, ...] = Field(default=((1, 1, 1), *[(2, 2, 2)] * 5), min_length=2)
     """Per stage, fine to coarse, by what each axis is reduced on entering it (1 or 2)."""
-    kernels: tuple[Axes, ...]
+    kernels: tuple[Axes, ...] = ((3, 3, 3),) * 6
     """Per stage, the convolutions' size along each axis (1 or 3)."""
     blocks: tuple[PositiveInt, ...] = Field(default=(1, 3, 4, 6), min_length=1)
     """Residual blocks per stage of the encoder; the last number serves all coarser stages."""
