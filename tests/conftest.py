@@ -34,7 +34,7 @@ def tiny_plan(dimensions: int = 3) -> Plan:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_config(phantom: Dataset, stores: Path):
     """A function (method, **training) → config of a tiny run on the phantom."""
 

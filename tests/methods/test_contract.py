@@ -213,7 +213,9 @@ def test_averages_move_after_a_step(built):
 
 
 def test_loss_falls_and_dice_rises_on_a_case_never_trained_on(method_name, make_config, tmp_path):
-    config = make_config(method_name, iterations=60, learning_rate=1e-2, checkpoint_every=60, foreground_share=1.0)
+    config = make_config(method_name, iterations=150, learning_rate=1e-2, checkpoint_every=150)
+    network = config.plan.network.model_copy(update={"settings": {"width": 8, "levels": 2, "dropout": 0.0}})
+    config = config.model_copy(update={"plan": config.plan.model_copy(update={"network": network})})
     run = RunFolder(tmp_path / "run")
     run.create()
     built = Built(config)
@@ -223,7 +225,7 @@ def test_loss_falls_and_dice_rises_on_a_case_never_trained_on(method_name, make_
     built.method.load_state_dict(load_checkpoint(run.last)["method"])
     losses = [float(row["loss"]) for row in read_log(run.log)]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
-    assert score() > before + 0.1
+    assert score() > before + 0.3
 
 
 def test_aliases_name_methods():

@@ -24,7 +24,7 @@ from semivox.training.log import read_log
 from semivox.training.run import RunFolder
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818 - no error, an act
     """Stands in for a power cut: nothing is saved, nothing cleaned up."""
 
 
@@ -159,13 +159,15 @@ def test_death_while_a_checkpoint_is_written_leaves_the_one_before(make_config, 
 def test_hidden_labels_change_no_bit_when_their_files_are_gone(make_config, phantom, tmp_path):
     def run_on(folder: Path, name: str) -> dict:
         config = make_config()
-        data = config.data.model_copy(update={"datasets": (folder,), "labelled": {"scanner_a": 1}, "store": tmp_path / name})
+        data = config.data.model_copy(
+            update={"datasets": (folder,), "labelled": {"scanner_a": 1}, "store": tmp_path / name}
+        )
         return trained(config.model_copy(update={"data": data}), tmp_path / f"{name}-run")
 
     full, bare = tmp_path / "full" / "phantom", tmp_path / "bare" / "phantom"
     shutil.copytree(phantom.root, full)
     shutil.copytree(phantom.root, bare)
-    hidden = [case for case in phantom.labelled()][1:]
+    hidden = phantom.labelled()[1:]
     assert hidden
     for case in hidden:
         (bare / "labelsTr" / case.label.name).unlink()
@@ -271,9 +273,8 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
 
 def test_a_run_in_use_is_refused(tmp_path):
     run = RunFolder(tmp_path)
-    with run.locked():
-        with pytest.raises(RunError, match="in use by another process"), run.locked():
-            pass
+    with run.locked(), pytest.raises(RunError, match="in use by another process"), run.locked():
+        pass
     with run.locked():
         pass
 
@@ -290,4 +291,3 @@ def test_config_round_trips(make_config, tmp_path):
     config = make_config()
     config.save(tmp_path / "config.yaml")
     assert Config.load(tmp_path / "config.yaml") == config
-

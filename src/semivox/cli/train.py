@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labelled",
         action="append",
         metavar="N | DOMAIN=N",
-        help="how many groups (patients, else cases) keep their label, per domain and task; the others' are never opened",
+        help="how many groups (patients, else cases) keep their label, per domain and task; others are never opened",
     )
     add("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
     add("--labels", nargs="+", metavar="NAME", help="only these label names")

@@ -18,7 +18,7 @@ from semivox.inference.pipeline import Outputs, predict_cases
 from semivox.methods.model import Model, load_model
 from semivox.planning.plan import first_fault
 from semivox.training.config import InferenceSettings
-from semivox.training.cpu import keep_heap
+from semivox.training.cpu import keep_heap, lay_out
 from semivox.training.device import choose_device
 from semivox.training.progress import progress
 from semivox.training.windowing import make_windows
@@ -48,7 +48,9 @@ def predict(
     for folder, model in zip(ensemble, models[1:], strict=True):
         ours, theirs = first.problem, model.problem
         if ours.labels != theirs.labels or ours.plan.preparation != theirs.plan.preparation:
-            raise SettingError(f"--ensemble {folder}: its labels or preparation differ from those of {run}; leave it out")
+            raise SettingError(
+                f"--ensemble {folder}: its labels or preparation differ from those of {run}; leave it out"
+            )
     if task is not None and task not in first.tasks:
         raise unknown("task", task, first.tasks or [DEFAULT])
     found = find_inputs([Path(path) for path in inputs], len(first.channels))
@@ -89,6 +91,8 @@ def predict_inputs(
     first = models[0]
     for model in models:
         model.method.to(device)
+        if device == "cpu":
+            lay_out(model.method)
     note_model(out, first)
     outputs = Outputs(
         out,

@@ -1,4 +1,4 @@
-"""`semivox train`: from data sets and a method's name to a run folder with a model, predictions, scores and a report."""
+"""`semivox train`: from data sets and a method's name to a run folder with model, predictions, scores and report."""
 
 import json
 from collections.abc import Sequence
@@ -155,7 +155,9 @@ def resume(run: str | Path, *, iterations: int | None = None, method: str | None
     config = Config.load(folder.config)
     if ".py:" in config.method.name:
         if method is None:
-            raise SettingError(f"{folder.path} trains a method of your own; name it again: --method {config.method.name}")
+            raise SettingError(
+                f"{folder.path} trains a method of your own; name it again: --method {config.method.name}"
+            )
         config = config.model_copy(update={"method": MethodChoice(name=method, settings=config.method.settings)})
     with folder.locked():
         if iterations is not None:
@@ -201,9 +203,9 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         method=MethodChoice(name=request.method, settings=settings.model_dump(mode="json")),
         training=TrainingSettings(
             iterations=request.budget.iterations or 1,
-            device=device,  # type: ignore[arg-type]
+            device=device,
             devices=request.devices,
-            precision=choose_precision(request.precision, device),  # type: ignore[arg-type]
+            precision=choose_precision(request.precision, device),
         ),
         seed=request.seed,
     )
@@ -220,10 +222,12 @@ def refuse_contradictions(config: Config, dataset: Dataset) -> None:
     """Raises where plan, method and data cannot go together."""
     labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
     if not labelled:
-        raise DataError(f"{dataset.name}: no training case has a label; add label files to labelsTr or raise --labelled")
+        raise DataError(
+            f"{dataset.name}: no training case has a label; add label files to labelsTr or raise --labelled"
+        )
     if find_method(config.method.name).views.unlabelled and not unlabelled:
         raise DataError(
-            f"{dataset.name}: method '{config.method.name}' learns from unlabelled scans, and there are none; hide labels"
+            f"{dataset.name}: method '{config.method.name}' learns from unlabelled scans; there are none. Hide labels"
             " with --labelled N, add scans with --unlabelled DIR, or use --method supervised"
         )
     normalised = len(config.plan.preparation.normalisation)

@@ -71,5 +71,7 @@ def _from_file(name: str) -> "type[Method]":
         if isinstance(value, type) and issubclass(value, Method) and value is not Method
     }
     if attribute not in classes:
-        raise unknown(f"method class in {path}", attribute, classes or ["(no subclass of semivox.Method is in the file)"])
+        raise unknown(
+            f"method class in {path}", attribute, classes or ["(no subclass of semivox.Method is in the file)"]
+        )
     return classes[attribute]

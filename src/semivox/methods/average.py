@@ -45,12 +45,12 @@ class Average(nn.Module):
         """Moves the copy towards the source; at step 0 it becomes the source."""
         (source,) = self._source
         weight = 1.0 - average_decay(step, self.decay)
-        copies = list(self.module.parameters())
+        copies: list[Tensor] = list(self.module.parameters())
         originals = [parameter.detach() for parameter in source.parameters()]
         if self.buffers_too:
             for target, original in zip(self.module.buffers(), source.buffers(), strict=True):
                 if target.is_floating_point():
-                    copies.append(target)  # type: ignore[arg-type]
+                    copies.append(target)
                     originals.append(original)
                 else:
                     target.copy_(original)

@@ -35,7 +35,7 @@ class MeanTeacher(Method):
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α_max: decay of the teacher."""
         teacher_mode: Literal["train", "eval"] = "eval"
-        """train: the teacher normalises with its batch and keeps dropout (public scripts). eval: averaged statistics."""
+        """train: the teacher normalises with its batch, with dropout (public scripts). eval: averaged statistics."""
         evaluate: Literal["teacher", "student"] = "teacher"
         """Which of the two predicts."""
 

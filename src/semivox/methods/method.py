@@ -42,7 +42,7 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the budget. `initialise` maps a module's name to the one whose weights it takes when the stage begins."""
+    """A part of the budget. `initialise`: a module's name → the one whose weights it takes when the stage begins."""
 
     name: str
     share: float = 1.0
@@ -81,7 +81,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms]]]:
-        """(optimiser name, function → terms) pairs. The engine calls, back-propagates and steps them lazily in order."""
+        """(optimiser name, function → terms) pairs. The engine calls, back-propagates and steps them in order."""
         yield "main", lambda: self.losses(batch, clock)
 
     def optimisers(self) -> Sequence[Optimiser]:
@@ -114,7 +114,7 @@ class Method(nn.Module):
         return (next(self.children()),)
 
     def predict_volume(self, volume: Tensor, windows: Windows, task: str) -> Tensor:
-        """Class probabilities (K, X, Y, Z) of a prepared scan (C, X, Y, Z). The default slides a window of `predict`."""
+        """Class probabilities (K, X, Y, Z) of a prepared scan (C, X, Y, Z). Default: a sliding window of `predict`."""
         return windows.run(lambda patch: self.predict(patch, task), volume)
 
     def note(self, **compared: Tensor) -> None:
@@ -124,4 +124,3 @@ class Method(nn.Module):
         (B, *space) bool, the voxels whose pseudo-label counts. They are detached, and forgotten after the step.
         """
         self.notes.update({name: value.detach() for name, value in compared.items()})
-

@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ class Store:
             return
         with _locked(self.folder):
             missing = [case for case in cases if not self._label_is_made(case)]
-            run_all(Store._make_labels, self._apart(missing), workers, progress)
+            run_all(self._make_label, missing, workers, progress)
 
     @property
     def size_bytes(self) -> int:
@@ -131,10 +131,6 @@ class Store:
         if case.label is None:
             raise DataError(f"case {case_id} has no label; ask for labelled cases only")
         return case
-
-    def _apart(self, cases: Iterable[Case]) -> list["Store"]:
-        """A store for each case, light enough to be sent to another process."""
-        return [Store(self.folder, replace(self.dataset, cases=(case,)), self.preparation) for case in cases]
 
     def _entry(self, folder: str, case: Case) -> Entry:
         return Entry(self.folder / folder / (file_name(case.id) + ENDINGS[self.preparation.compression]))
@@ -171,32 +167,30 @@ class Store:
             and are_untouched(record.sources, files_of(case.id, [_label_file(case)]))
         )
 
-    def _make_images(self) -> None:
-        for case in self.dataset:
-            entry, now = self._image_entry(case), sources_of(case.id, case.images)
-            before = entry.record()
-            if before is not None and hold_the_same(before.sources, now):
-                with _writing(self.folder):
-                    entry.write_record(Record(before.placement, now))
-                continue
-            volume = read_image(case, self.dataset)
-            with _naming(case.id, *case.images):
-                array, placement = prepare_image(volume, self.preparation)
+    def _make_image(self, case: Case) -> None:
+        entry, now = self._image_entry(case), sources_of(case.id, case.images)
+        before = entry.record()
+        if before is not None and hold_the_same(before.sources, now):
             with _writing(self.folder):
-                entry.write(array, Record(placement, now))
+                entry.write_record(Record(before.placement, now))
+            return
+        volume = read_image(case, self.dataset)
+        with _naming(case.id, *case.images):
+            array, placement = prepare_image(volume, self.preparation)
+        with _writing(self.folder):
+            entry.write(array, Record(placement, now))
 
-    def _make_labels(self) -> None:
-        for case in self.dataset:
-            entry, now = self._label_entry(case), sources_of(case.id, [_label_file(case)])
-            placement = self._placement(case)
-            volume = read_classes(case, self.dataset, placement.source_grid)
-            with _naming(case.id, _label_file(case)):
-                label = prepare_label(volume.array, placement, self.preparation)
-            with _writing(self.folder):
-                entry.clear()
-                with atomic_path(entry.beside(".npz")) as temporary:
-                    np.savez(temporary, allow_pickle=False, **sample_foreground(label, case.id))
-                entry.write(label, Record(placement, now))
+    def _make_label(self, case: Case) -> None:
+        entry, now = self._label_entry(case), sources_of(case.id, [_label_file(case)])
+        placement = self._placement(case)
+        volume = read_classes(case, self.dataset, placement.source_grid)
+        with _naming(case.id, _label_file(case)):
+            label = prepare_label(volume.array, placement, self.preparation)
+        with _writing(self.folder):
+            entry.clear()
+            with atomic_path(entry.beside(".npz")) as temporary:
+                np.savez(temporary, allow_pickle=False, **sample_foreground(label, case.id))
+            entry.write(label, Record(placement, now))
 
 
 def make_store(
@@ -204,7 +198,7 @@ def make_store(
 ) -> Store:
     """The store of all cases of `dataset` under `folder`; only what is missing or whose files have changed is made.
 
-    `workers` processes prepare cases side by side; `progress(done, total)` counts the cases to be made. Of two
+    `workers` threads prepare cases side by side; `progress(done, total)` counts the cases to be made. Of two
     processes that make the same store one waits for the other. Labels are not read.
 
     Raises DataError naming case and file where one cannot be used, ResourceError where the disk is too small (before
@@ -218,7 +212,7 @@ def make_store(
             _describe(store)
             missing = [case for case in dataset if not store._image_is_made(case)]
             _check_disk(store, missing)
-            run_all(Store._make_images, store._apart(missing), workers, progress)
+            run_all(store._make_image, missing, workers, progress)
     return store
 
 

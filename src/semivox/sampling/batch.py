@@ -4,7 +4,7 @@ Tensors are (batch, channel, *space), space in RAS axis order.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,12 +56,12 @@ class Stream:
 
 @dataclass
 class Batch:
-    """`labelled` and `unlabelled` streams; `unlabelled` is None where the method declares no unlabelled view."""
+    """`labelled` and `unlabelled` streams; `unlabelled` is None where the method declares no unlabelled view (its type
+    does not say so: a method knows what it declared)."""
 
     labelled: Stream
-    unlabelled: Stream | None = None
+    unlabelled: Stream = None  # type: ignore[assignment]
     step: int = 0
-    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -36,7 +36,7 @@ def make_batch(raw: RawBatch, views: Views, device: torch.device | str, settings
         unlabelled = None
         if raw.unlabelled is not None:
             unlabelled = _stream(raw.unlabelled, views.unlabelled, device, settings)
-    return Batch(labelled, unlabelled, raw.step)
+    return Batch(labelled, unlabelled, raw.step)  # type: ignore[arg-type]
 
 
 def _stream(raw: RawStream, kinds: Sequence[str], device: torch.device, settings: ViewSettings) -> Stream:

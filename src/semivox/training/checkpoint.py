@@ -26,9 +26,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"{path}: there is no checkpoint to resume from; start the run anew with another --out") from None
+        raise RunError(
+            f"{path}: there is no checkpoint to resume from; start the run anew with another --out"
+        ) from None
     except pickle.UnpicklingError:
-        raise RunError(f"{path}: carries more than weights and was not loaded; it is not a Semivox checkpoint") from None
+        raise RunError(
+            f"{path}: carries more than weights and was not loaded; it is not a Semivox checkpoint"
+        ) from None
     except Exception as error:
         raise RunError(f"{path}: is damaged or not a checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -135,7 +135,9 @@ class Engine(lightning.LightningModule):
         seed_torch(self.config.seed, self.step, self.global_rank)
         optimisers = self.optimizers()
         optimisers = optimisers if isinstance(optimisers, list) else [optimisers]
-        by_name = {spec.name: (spec, optimiser) for spec, optimiser in zip(self.specifications, optimisers, strict=True)}
+        by_name = {
+            spec.name: (spec, optimiser) for spec, optimiser in zip(self.specifications, optimisers, strict=True)
+        }
         self.terms = {}
         for name, function in self.method.steps(batch, clock):
             specification, optimiser = by_name[name]

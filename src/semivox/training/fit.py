@@ -19,12 +19,14 @@ from semivox.methods import find_method
 from semivox.methods.method import Method
 from semivox.methods.model import build_method, load_model
 from semivox.methods.problem import Problem
+from semivox.parallel import cores
 from semivox.planning.demand import Views
 from semivox.preparation.store import Store, make_store
 from semivox.sampling.loader import PatchLoader
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
-from semivox.training.engine import Engine, make_trainer
+from semivox.training.cpu import lay_out
+from semivox.training.engine import Engine, Span, make_trainer
 from semivox.training.interruption import Checkpoints
 from semivox.training.log import Log
 from semivox.training.progress import TrainingProgress, progress
@@ -32,8 +34,10 @@ from semivox.training.run import RunFolder
 from semivox.training.validation import Validation
 from semivox.training.windowing import make_windows
 
-TIMED_STEPS = 6
-"""Steps per stage that are timed to turn minutes into steps; the first two warm up and do not count."""
+TIMED_STEPS = 40
+"""Steps per stage that are timed to turn minutes into steps, at most."""
+TIMED_S = 8.0
+"""Seconds after which enough is timed; the first steps warm up, so that the median of the later half is taken."""
 
 
 def read_data(data: DataSettings) -> Dataset:
@@ -58,11 +62,7 @@ def open_store(config: Config, dataset: Dataset) -> Store:
     """The store of the training and validation cases, made where it is missing."""
     wanted = replace(dataset, cases=dataset.split("train") + dataset.split("val"))
     with progress("preparing scans") as report:
-        return make_store(wanted, config.plan.preparation, config.data.store, workers=_cores(), progress=report)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        return make_store(wanted, config.plan.preparation, config.data.store, workers=cores(), progress=report)
 
 
 def build(config: Config, dataset: Dataset, init_from: Path | None = None) -> tuple[Method, Problem]:
@@ -72,6 +72,8 @@ def build(config: Config, dataset: Dataset, init_from: Path | None = None) -> tu
     method = build_method(config.method.name, method_settings(config.method), problem)
     if init_from is not None:
         initialise(method, init_from)
+    if config.training.device == "cpu":
+        lay_out(method)
     return method, problem
 
 
@@ -107,31 +109,36 @@ def make_engine(config: Config, dataset: Dataset, store: Store, method: Method, 
 
 
 class _Timer(lightning.Callback):
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    """Notes when each step ends, and stops once `TIMED_S` have gone by with four steps or more."""
 
-    def on_train_batch_end(self, trainer, engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, trainer, engine, outputs, batch, batch_idx) -> None:
         if engine.device.type == "cuda":
             torch.cuda.synchronize()
-        self.times.append(time.monotonic())
+        self.ends.append(time.monotonic())
+        trainer.should_stop = len(self.ends) >= 4 and self.ends[-1] - self.ends[0] > TIMED_S
+
+    def seconds(self) -> float:
+        """Median seconds of a step."""
+        steps = np.diff(self.ends)
+        return float(np.median(steps[len(steps) // 2 :]))
 
 
 def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
-    """Times a few real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares."""
+    """Times real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares."""
     method, _ = build(config, dataset)
-    shares = [stage.share for stage in method.stages()]
-    training = config.training.model_copy(update={"iterations": TIMED_STEPS * len(shares)})
-    timed = config.model_copy(update={"training": training})
-    engine = make_engine(timed, dataset, store, method)
-    spans = [replace(s, start=TIMED_STEPS * i, end=TIMED_STEPS * (i + 1)) for i, s in enumerate(engine.spans)]
-    engine.spans = spans
-    timer = _Timer()
-    make_trainer(training, [timer], len(shares)).fit(engine)
-    total = 0.0
-    for index, share in enumerate(shares):
-        steps = np.diff(timer.times[TIMED_STEPS * index : TIMED_STEPS * (index + 1)])[1:]
-        total += float(np.median(steps)) * share
-    return total / sum(shares)
+    timed = config.model_copy(update={"training": config.training.model_copy(update={"iterations": TIMED_STEPS})})
+    seconds = shares = 0.0
+    for stage in method.stages():
+        engine = make_engine(timed, dataset, store, method)
+        engine.spans = [Span(stage, 0, TIMED_STEPS)]
+        timer = _Timer()
+        make_trainer(timed.training, [timer], 1).fit(engine)
+        seconds += timer.seconds() * stage.share
+        shares += stage.share
+    return seconds / shares
 
 
 def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = None) -> None:
@@ -238,5 +245,3 @@ def mean_dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> fl
     sizes = table.sum(0) + table.sum(1)
     present = sizes[1:] > 0
     return float((2 * np.diag(table)[1:][present] / sizes[1:][present]).mean()) if present.any() else float("nan")
-
-

@@ -35,8 +35,7 @@ class Checkpoints(lightning.Callback):
     def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         ends = [span.end for span in engine.spans]
         if engine.step % self.every == 0 or engine.step in ends or self.signal:
-            if trainer.is_global_zero:
-                save_checkpoint(self.run.last, engine.snapshot())
+            save_checkpoint(self.run.last, engine.snapshot())
         if self.signal:
             raise Interrupted(
                 f"stopped after step {engine.step} of {engine.config.training.iterations}; continue with:"
