@@ -7,10 +7,10 @@ measured: seconds by a few short steps, memory by factors that a test holds to r
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from statistics import median
 from typing import Any
 
 import torch
@@ -19,21 +19,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from semivox.networks import make_network
+from semivox.networks import MONAI, make_network
 from semivox.networks.network import Network
 from semivox.planning.demand import Demand
 from semivox.planning.fingerprint import Fingerprint
 from semivox.planning.plan import Plan, Preparation
+from semivox.preparation.placement import target_shape
 
 GIB = 2**30
 
-BASE_GIB = {"cpu": 0.62, "cuda": 0.75}
+BASE_GIB = {"cpu": 0.58, "cuda": 0.75}
 """A training process before its first step: the libraries, on a GPU the context and the workspaces."""
 
-HELD = {("cpu", torch.bfloat16): 2.0, ("cpu", torch.float32): 1.7, ("cuda", torch.bfloat16): 1.15}
-"""Memory held per byte of live activation: what an allocator keeps in pieces, and buffers inside the kernels."""
+PASSING = {("cpu", torch.bfloat16): 17, ("cpu", torch.float32): 12, ("cuda", torch.bfloat16): 4}
+"""Memory beside the kept activations, in units of the largest of them of all samples that pass together: gradients,
+buffers inside the kernels, and the pieces in which an allocator holds what was freed."""
 
-HELD_ELSEWHERE = 1.25
+PASSING_ELSEWHERE = 6
 
 LOSS_MAPS = 4
 """float32 maps per class that the losses of one forward pass keep: logits, log-softmax, softmax, target."""
@@ -130,21 +132,14 @@ def peak_bytes(
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
     # Weights and two moments of each trained network, weights of each average; Adam's, which SGD does not exceed.
     weights = network.parameter_bytes * (3 * demand.networks + demand.averages)
-    gradients = network.parameter_bytes * demand.networks
     kept = trained * (network.kept + LOSS_MAPS * classes * voxels * 4) + network.weight_copies * demand.networks
-    # One backward step of the largest layer, of all samples that pass together, or the teacher's widest layer.
-    together = labelled + (unlabelled if demand.unlabelled_forwards else 0)
-    passing = network.largest * max(2 * together, 3 * unlabelled * min(demand.teacher_forwards, 1))
-    views = (
-        VIEW_COPIES
-        * 4
-        * channels
-        * voxels
-        * (labelled * len(demand.views.labelled) + unlabelled * len(demand.views.unlabelled))
-    )
-    held = HELD.get((device, precision), HELD_ELSEWHERE)
-    stepping = 2 * gradients
-    return BASE_GIB.get(device, BASE_GIB["cpu"]) * GIB + weights + max(held * (kept + passing) + views, stepping)
+    together = labelled + unlabelled * bool(demand.unlabelled_forwards or demand.teacher_forwards)
+    passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * network.largest * together
+    shown = labelled * len(demand.views.labelled) + unlabelled * len(demand.views.unlabelled)
+    views = VIEW_COPIES * 4 * channels * voxels * shown
+    # Gradients, and as much again for the optimiser's own arithmetic.
+    stepping = 2 * network.parameter_bytes * demand.networks
+    return BASE_GIB.get(device, BASE_GIB["cpu"]) * GIB + weights + max(kept + passing + views, stepping)
 
 
 def samples(plan: Plan, demand: Demand) -> tuple[int, int]:
@@ -155,28 +150,13 @@ def samples(plan: Plan, demand: Demand) -> tuple[int, int]:
 
 def store_bytes(preparation: Preparation, fingerprint: Fingerprint) -> float:
     """Disk for the prepared scans that training reads: float32 images, and a label for each at most."""
-    total = 0.0
-    for scan in fingerprint.scans:
-        if scan.split != "test":
-            shape = prepared_shape(
-                preparation, scan.body if preparation.crop == "body" else scan.shape, scan.spacing_mm
-            )
-            total += prod(shape) * (4 * len(fingerprint.channels) + 1)
-    return total
-
-
-def prepared_shape(
-    preparation: Preparation, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
-) -> tuple[int, ...]:
-    """X, Y, Z after resampling a scan of `shape` voxels of `spacing_mm`."""
-    if preparation.resample == "size" and preparation.size:
-        return tuple(target or length for length, target in zip(shape, preparation.size, strict=True))
-    if preparation.resample == "spacing" and preparation.spacing_mm:
-        return tuple(
-            max(1, round(length * own / (target or own)))
-            for length, own, target in zip(shape, spacing_mm, preparation.spacing_mm, strict=True)
-        )
-    return shape
+    voxel_bytes = 4 * len(fingerprint.channels) + 1
+    return sum(
+        voxel_bytes
+        * prod(target_shape(scan.body if preparation.crop == "body" else scan.shape, scan.spacing_mm, preparation))
+        for scan in fingerprint.scans
+        if scan.split != "test"
+    )
 
 
 def forward(plan: Plan, channels: int, classes: int, precision: torch.dtype) -> Forward:
@@ -188,7 +168,7 @@ def forward(plan: Plan, channels: int, classes: int, precision: torch.dtype) -> 
 def _forward(
     name: str, settings: str, patch: tuple[int, ...], channels: int, classes: int, precision: torch.dtype
 ) -> Forward:
-    network = network_of(name, json.loads(settings), patch, channels, classes)
+    network = weightless(name, json.loads(settings), patch, channels, classes)
     one, flop = _play(network, (1, channels, *patch), precision)
     two, _ = _play(network, (2, channels, *patch), precision)
     # What does not grow with the batch are the weights' copies.
@@ -197,10 +177,11 @@ def _forward(
     return Forward(flop, 4 * parameters, max(sum(one) - kept, 0), kept, max(one))
 
 
-def network_of(name: str, settings: dict[str, Any], patch: tuple[int, ...], channels: int, classes: int) -> Network:
-    """A network to look at."""
-    # Weights are drawn, and forgotten: torch's generator is given back as it was.
-    with torch.random.fork_rng(devices=[]):
+def weightless(name: str, settings: dict[str, Any], patch: tuple[int, ...], channels: int, classes: int) -> Network:
+    """A network to look at, its weights without memory or value."""
+    # MONAI's networks probe themselves on the meta device while they are made, which a fake tensor cannot go to.
+    fake = nullcontext() if name.startswith(MONAI) else FakeTensorMode()
+    with fake, torch.random.fork_rng(devices=[]):
         return make_network(name, len(patch), channels, classes, settings, patch)
 
 
@@ -240,7 +221,6 @@ def throughput(plan: Plan, channels: int, classes: int, device: str, precision: 
     patch = tuple(max(16, round(size * shrink / 16) * 16) for size in plan.patch)
     settings = json.dumps(plan.network.settings)
     flop = _forward(plan.network.name, settings, patch, channels, classes, precision).flop
-    network = network_of(plan.network.name, plan.network.settings, patch, channels, classes).to(device)
     image = torch.randn((1, channels, *patch), generator=torch.Generator().manual_seed(0)).to(device)
 
     def step() -> float:
@@ -251,6 +231,11 @@ def throughput(plan: Plan, channels: int, classes: int, device: str, precision: 
         loss.item()  # waits for the device
         return time.perf_counter() - start
 
+    # Dropout and the weights' first values draw numbers: torch's generators are given back as they were.
     with torch.random.fork_rng(devices=[device] if device == "cuda" else []):
+        network = make_network(plan.network.name, plan.dimensions, channels, classes, plan.network.settings, patch)
+        network.to(device)
         step()
-        return 3 * flop / median(step() for _ in range(3))
+        step()
+        # The least, not the median: whatever else runs on the machine can only add to a time.
+        return 3 * flop / min(step() for _ in range(5))

@@ -39,8 +39,9 @@ PATCH_VOXELS = {("cpu", 3): 112 * 112 * 80, ("cpu", 2): 256**2, ("cuda", 3): 128
 SMALL_PATCH_3D = 125_000
 """Voxels of a 3-D patch below which a batch of 2 is too little work and too noisy."""
 
-COARSER = (1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
-"""Factors on the finest spacing, in steps of about a quarter."""
+COARSER = (1.25, 1.6, 2.0)
+"""Factors on the finest spacing, in steps of about a quarter. Beyond twice, small structures are gone whatever is gained
+in steps; too few steps are then said, not hidden."""
 
 SMALLEST_PATCH = {2: 48**2, 3: 16**3}
 MEMORY_SHARE = {"cpu": 0.7, "cuda": 0.85}
@@ -192,7 +193,7 @@ class Drafting:
     def aligned(self, patch: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
         """The patch in multiples of what the network divides it by."""
         name, settings = self.network, self.settings(patch, spacing_mm)
-        divisor = cost.network_of(name, settings, patch, len(self.normalisation), self.classes).divisor
+        divisor = cost.weightless(name, settings, patch, len(self.normalisation), self.classes).divisor
         return tuple(max(1, nearest(size / unit)) * unit for size, unit in zip(patch, divisor, strict=True))
 
     def fit(self, choice: Choice) -> Plan:

@@ -1,0 +1,165 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from semivox.methods import find_method
+from semivox.networks import make_network
+from semivox.planning import cost
+from semivox.planning.cost import estimate
+from semivox.planning.demand import Demand, Views
+from semivox.planning.fingerprint import Fingerprint, Scan
+from semivox.planning.plan import BatchSize, NetworkChoice, Normalisation, Plan, Preparation
+from semivox.training.config import method_settings
+from semivox.training.device import choose_precision
+
+MEAN_TEACHER = Demand(views=Views(unlabelled=("weak", "noisy")), averages=1, unlabelled_forwards=1, teacher_forwards=1)
+
+
+def plan(patch, name="vnet", labelled=2, unlabelled=2, **settings) -> Plan:
+    return Plan(
+        preparation=Preparation(normalisation=(Normalisation(),)),
+        patch=patch,
+        batch=BatchSize(labelled=labelled, unlabelled=unlabelled),
+        network=NetworkChoice(name=name, settings=settings),
+    )
+
+
+def test_operations_of_the_literatures_v_net_are_those_counted_by_hand():
+    # 40.1 GMAC per 112x112x80 window, two operations each.
+    assert cost.forward(plan((112, 112, 80)), 1, 2, torch.float32).flop == pytest.approx(80.2e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "patch"), [("vnet", (32, 32, 16)), ("unet", (48, 32)), ("unet", (32, 32, 16))])
+def test_kept_activations_are_those_of_a_real_forward_pass(name, patch):
+    network = make_network(name, len(patch), 1, 3, {}, patch).train()
+    weights = {weight.data_ptr() for weight in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.rand(4, 1, *patch))
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    played = cost.forward(plan(patch, name), 1, 3, torch.float32)
+    assert 4 * played.kept + played.weight_copies == pytest.approx(real, rel=0.01)
+    assert played.parameter_bytes == 4 * sum(weight.numel() for weight in network.parameters())
+
+
+def test_looking_at_a_network_leaves_torchs_generator_as_it_was():
+    before = torch.get_rng_state()
+    estimate(plan((16, 16, 16), levels=2), Demand(), 1, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_step_costs_three_passes_per_trained_sample_and_one_per_taught_one():
+    one = cost.forward(plan((16, 16, 16)), 1, 2, torch.float32).flop
+    step = cost.step_flop(
+        plan((16, 16, 16), labelled=3, unlabelled=2),
+        MEAN_TEACHER,
+        cost.forward(plan((16, 16, 16)), 1, 2, torch.float32),
+    )
+    assert step == pytest.approx(one * (3 * (3 + 2) + 2))
+
+
+def test_every_demand_adds_to_the_peak():
+    one = plan((48, 48, 32))
+    peaks = [
+        estimate(one, demand, 1, 2, autocast=torch.float32, flop_per_s=1e11).peak_gib
+        for demand in (
+            Demand(),
+            MEAN_TEACHER,
+            Demand(
+                views=Views(unlabelled=("weak",)), networks=2, averages=2, labelled_forwards=2, unlabelled_forwards=2
+            ),
+        )
+    ]
+    assert peaks == sorted(peaks)
+    assert peaks[0] < peaks[2]
+
+
+def test_seconds_follow_the_speed_of_the_device():
+    fast, slow = (estimate(plan((32, 32, 32)), Demand(), 1, 2, flop_per_s=speed).step_s for speed in (2e11, 1e11))
+    assert slow == pytest.approx(2 * fast)
+
+
+def test_the_speed_that_is_measured_is_that_of_a_step():
+    measured = cost.throughput(plan((32, 32, 32), levels=3), 1, 2, "cpu", torch.float32)
+    assert 1e8 < measured < 1e13
+
+
+def test_the_store_is_counted_at_the_plans_spacing_without_test_scans():
+    scan = Scan(
+        case="a",
+        split="train",
+        domain="default",
+        shape=(40, 40, 20),
+        body=(30, 40, 20),
+        spacing_mm=(1.0, 1.0, 2.0),
+        is_picture=False,
+        dtype="int16",
+        intensities=(),
+        sha256={},
+    )
+    prints = Fingerprint(
+        dataset="d",
+        channels=("MRI", "CT"),
+        scans=(scan, scan.model_copy(update={"split": "test"})),
+        intensities=(),
+    )
+    preparation = Preparation(spacing_mm=(2.0, 1.0, None), normalisation=(Normalisation(),))
+    # 15 x 40 x 20 voxels of two float32 channels and a label byte.
+    assert cost.store_bytes(preparation, prints) == 15 * 40 * 20 * 9
+
+
+TRAIN = """
+import resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from semivox.training.cpu import keep_heap
+from semivox.experiments import train
+from semivox.training.config import Config
+from semivox.training.fit import fit
+from semivox.training.run import RunFolder
+keep_heap()
+config = Config.load(Path(sys.argv[1]))
+run = RunFolder(Path(sys.argv[2]))
+run.create()
+fit(config, run)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the factors are glibc's")
+@pytest.mark.parametrize(
+    ("method", "patch", "name", "batch"),
+    [
+        ("supervised", (48, 48, 40), "vnet", 4),
+        ("mean_teacher", (40, 40, 32), "vnet", 4),
+        ("cross_pseudo_supervision", (192, 192), "unet", 4),
+    ],
+)
+def test_the_predicted_peak_is_within_a_fifth_of_the_measured_one(make_config, tmp_path, method, patch, name, batch):
+    config = make_config(method, iterations=2, precision=choose_precision("auto", "cpu"), checkpoint_every=100)
+    big = config.plan.model_copy(
+        update={
+            "patch": patch,
+            "batch": BatchSize(labelled=batch, unlabelled=batch),
+            "network": NetworkChoice(name=name),
+        }
+    )
+    config = config.model_copy(update={"plan": big})
+    config.save(tmp_path / "config.yaml")
+    arguments = [str(tmp_path / "config.yaml"), str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", TRAIN, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    measured = float(done.stdout.splitlines()[-1])
+    demand = find_method(method).demand(method_settings(config.method))
+    predicted = estimate(big, demand, 1, 4, flop_per_s=1e11).peak_gib
+
+    assert predicted == pytest.approx(measured, rel=0.2)
