@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semivox.atomic import atomic_path
 from semivox.data.case import Case, Dataset
-from semivox.data.fault import DataFault
+from semivox.data.fault import FaultError
 from semivox.data.image import label_ending, map_ending, read_image, write_label, write_map
 from semivox.data.labels import LabelMap
 from semivox.errors import DataError, RunError, SemivoxError
@@ -190,7 +190,7 @@ class _Steps:
         case, files = item
         try:
             yield
-        except DataFault as error:
+        except FaultError as error:
             self.faults.append(str(replace(error.fault, case=case)))
         except SemivoxError as error:
             self.faults.append(f"case {case}: {files[0]}: {error}")
