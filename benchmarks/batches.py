@@ -20,7 +20,8 @@ from scipy import ndimage
 from semivox.data.case import Dataset
 from semivox.data.phantom import write_phantom
 from semivox.planning.demand import Views
-from semivox.planning.plan import Normalisation, Plan, Preparation
+from semivox.planning.plan import Plan
+from semivox.preparation.settings import Normalisation, Preparation
 from semivox.preparation.store import Store, make_store
 from semivox.sampling.geometry import WeakSettings
 from semivox.sampling.loader import PatchLoader

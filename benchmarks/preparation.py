@@ -20,8 +20,8 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, gaussian_filter, zoom
 
 from semivox.data.volume import Grid, Volume
-from semivox.planning.plan import Normalisation, Preparation
 from semivox.preparation.prepare import prepare_image, prepare_label
+from semivox.preparation.settings import Normalisation, Preparation
 
 SHAPE = (190, 145, 88)
 SPACING_MM = 0.625

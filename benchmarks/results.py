@@ -84,10 +84,11 @@ def run_cell(data: Path, out: Path, table: Table, method: str, seed: int) -> Non
 def section(out: Path, table: Table) -> list[str]:
     """The page's part about one table, from the runs' own files."""
     lines = [f"## {table.title}", ""]
-    lines += [f"`semivox train DATA/{table.dataset} {' '.join(arguments(table, 'METHOD', 'SEED'))}`, one thread each", ""]
-    runs = {
-        method: [run_folder(out, table, method, seed) for seed in seeds] for method, seeds in table.cells
-    }
+    lines += [
+        f"`semivox train DATA/{table.dataset} {' '.join(arguments(table, 'METHOD', 'SEED'))}`, one thread each",
+        "",
+    ]
+    runs = {method: [run_folder(out, table, method, seed) for seed in seeds] for method, seeds in table.cells}
     scores = {
         method: [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in folders]
         for method, folders in runs.items()
@@ -155,13 +156,13 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    environment = json.loads(
-        (run_folder(chosen.out, *cells[0]) / "environment.json").read_text(encoding="utf-8")
-    )
+    environment = json.loads((run_folder(chosen.out, *cells[0]) / "environment.json").read_text(encoding="utf-8"))
     lines = [
         "# Results",
         "",
-        "Written by `python -m benchmarks.results DATA RUNS` at commit " + commit + "; not typed. Real scans, a CPU's budget:",
+        "Written by `python -m benchmarks.results DATA RUNS` at commit "
+        + commit
+        + "; not typed. Real scans, a CPU's budget:",
         "figures of minutes, not of days, and a guide to nothing but themselves. The model is the last one (a moving average",
         "of the weights for every method); no test case had a part in choosing it. ± is the standard deviation over seeds.",
         f"torch {environment['versions']['torch']}, {environment['hardware']['cpu_capability']}, one thread a run, two runs at once.",

@@ -6,7 +6,8 @@ import pytest
 
 from semivox.data.case import Dataset
 from semivox.data.phantom import write_phantom
-from semivox.planning.plan import BatchSize, NetworkChoice, Normalisation, Plan, Preparation
+from semivox.planning.plan import BatchSize, NetworkChoice, Plan
+from semivox.preparation.settings import Normalisation, Preparation
 from semivox.training.config import Config, DataSettings, MethodChoice, TrainingSettings, method_settings
 
 

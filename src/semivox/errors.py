@@ -1,10 +1,10 @@
 """The mistakes a user can mend. Each message is one line: what is wrong, where, and how to mend it.
 
-    SemivoxError            catch this one to catch them all; the command line prints it and exits with code 2
-    ├── DataError           a fault in the files of a data set (names the case and the file)
-    ├── SettingError        an unknown name, or a value that a setting cannot take
-    ├── ResourceError       memory, disk or time does not suffice
-    └── RunError            a run folder, store or checkpoint cannot be used
+SemivoxError            catch this one to catch them all; the command line prints it and exits with code 2
+├── DataError           a fault in the files of a data set (names the case and the file)
+├── SettingError        an unknown name, or a value that a setting cannot take
+├── ResourceError       memory, disk or time does not suffice
+└── RunError            a run folder, store or checkpoint cannot be used
 """
 
 import difflib

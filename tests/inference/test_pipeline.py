@@ -9,7 +9,7 @@ from semivox.data.labels import LabelMap
 from semivox.errors import DataError, RunError
 from semivox.inference import pipeline
 from semivox.inference.pipeline import Outputs, predict_cases
-from semivox.planning.plan import Normalisation, Preparation
+from semivox.preparation.settings import Normalisation, Preparation
 
 LABELS = LabelMap(("background", "organ"), (0, 7))
 PREPARATION = Preparation(crop="none", resample="none", normalisation=(Normalisation(kind="none"),))

@@ -10,7 +10,8 @@ from semivox.planning import cost
 from semivox.planning.cost import estimate
 from semivox.planning.demand import Demand, Views
 from semivox.planning.fingerprint import Fingerprint, Scan
-from semivox.planning.plan import BatchSize, NetworkChoice, Normalisation, Plan, Preparation
+from semivox.planning.plan import BatchSize, NetworkChoice, Plan
+from semivox.preparation.settings import Normalisation, Preparation
 from semivox.training.config import method_settings
 from semivox.training.device import choose_precision
 

@@ -2,7 +2,7 @@ import pytest
 
 from semivox.data.case import Dataset
 from semivox.data.phantom import write_phantom
-from semivox.planning.plan import Normalisation, Preparation
+from semivox.preparation.settings import Normalisation, Preparation
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from semivox.errors import DataError, SettingError
-from semivox.planning.plan import Normalisation
 from semivox.preparation.normalisation import normalise
+from semivox.preparation.settings import Normalisation
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from semivox.data.volume import Grid, Volume
 from semivox.errors import DataError
-from semivox.planning.plan import Normalisation, Preparation
 from semivox.preparation.placement import Placement, largest_shape
 from semivox.preparation.prepare import prepare_image, prepare_label
+from semivox.preparation.settings import Normalisation, Preparation
 
 
 def preparation(**fields):

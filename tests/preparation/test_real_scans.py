@@ -7,9 +7,9 @@ import pytest
 
 from semivox.data.image import read_classes, read_image
 from semivox.data.layout import read_dataset
-from semivox.planning.plan import Normalisation, Preparation
 from semivox.preparation.prepare import prepare_image, prepare_label
 from semivox.preparation.restore import restore_labels
+from semivox.preparation.settings import Normalisation, Preparation
 
 SETS = Path(__file__).parents[3] / "shared" / "data"
 

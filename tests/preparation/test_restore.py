@@ -9,10 +9,10 @@ from scipy.ndimage import gaussian_filter, zoom
 from semivox.data.labels import IGNORE
 from semivox.data.volume import Grid, Volume
 from semivox.errors import DataError
-from semivox.planning.plan import Normalisation, Preparation
 from semivox.preparation.prepare import prepare_image, prepare_label
 from semivox.preparation.resampling import resample
 from semivox.preparation.restore import restore_labels, restore_map, restore_probabilities
+from semivox.preparation.settings import Normalisation, Preparation
 
 ORIENTATIONS = [
     (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)

@@ -16,9 +16,9 @@ import pytest
 from semivox.data.image import read_classes, read_image
 from semivox.data.labels import IGNORE
 from semivox.errors import DataError, ResourceError, RunError, SettingError
-from semivox.planning.plan import Normalisation
 from semivox.preparation import store as store_module
 from semivox.preparation.prepare import prepare_image, prepare_label
+from semivox.preparation.settings import Normalisation
 from semivox.preparation.size import header_grid, store_size
 from semivox.preparation.store import FOREGROUND_VOXELS, file_name, make_store, sample_foreground
 
@@ -397,7 +397,7 @@ MAKING = """
 import sys
 from pathlib import Path
 from semivox.data.layout import read_dataset
-from semivox.planning.plan import Preparation
+from semivox.preparation.settings import Preparation
 from semivox.preparation.store import make_store
 import semivox.preparation.store as module
 

@@ -8,7 +8,8 @@ import pytest
 
 from semivox.data.case import Case, Dataset
 from semivox.data.labels import LabelMap
-from semivox.planning.plan import BatchSize, Normalisation, Plan, Preparation
+from semivox.planning.plan import BatchSize, Plan
+from semivox.preparation.settings import Normalisation, Preparation
 
 
 class FakeStore:

@@ -22,18 +22,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Converts and says what there is now."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from semivox.data.conversion import convert
+    from semivox.progress import progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("converting", total=None)
+    with progress("converting") as report:
         dataset = convert(
             arguments.source,
             arguments.format,
             arguments.out,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            report,
         )
     with_label = sum(case.label is not None for case in dataset)
     print(f"{arguments.out}: {len(dataset.cases)} cases, {with_label} of them with a label")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -44,9 +43,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> None:
     """Scores, writes the file if asked for, and prints a table."""
     from semivox.evaluation.evaluate import evaluate
+    from semivox.progress import progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scoring", total=None)
+    with progress("scoring") as report:
         metrics = evaluate(
             arguments.predictions,
             arguments.labels,
@@ -54,7 +53,7 @@ def run(arguments: Namespace) -> None:
             unit=arguments.unit,
             tolerance=arguments.tolerance,
             workers=arguments.workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=report,
         )
     console = Console(highlight=False)
     console.print(_table(metrics, every_column=console.width >= WIDE))

@@ -32,20 +32,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Collects the files and says what there is now."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from semivox.data.collecting import init
+    from semivox.progress import progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading labels", total=None)
+    with progress("reading labels") as report:
         dataset = init(
             arguments.images,
             arguments.labels,
             out=arguments.out,
             names=arguments.names,
             link=arguments.link,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=report,
         )
     with_label = sum(case.label is not None for case in dataset)
     print(f"{arguments.out}: {len(dataset.cases)} cases, {with_label} of them with a label")

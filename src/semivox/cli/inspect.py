@@ -24,19 +24,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Inspects and prints; returns 1 where there is an error."""
+    """Inspects and prints; returns 2 where there is an error."""
     from rich.console import Console
-    from rich.progress import Progress
 
+    from semivox.progress import progress
     from semivox.reporting.inspection import inspect, inspection_table
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading scans", total=None)
+    with progress("reading scans") as report:
         found = inspect(
             arguments.datasets,
             arguments.unlabelled,
             arguments.workers,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            report,
         )
     Console(highlight=False).print(inspection_table(found.faults, found.fingerprint, found.dataset))
-    return 1 if found.errors else 0
+    return 2 if found.errors else 0

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         if again is not None:
             if datasets:
                 raise SettingError(f"--resume {again}: the run knows its data; leave {datasets[0]} out")
-            resume(again, iterations=iterations, method=method, test=arguments.test)
+            resume(again, iterations=iterations, method=method, baseline=arguments.baseline, test=arguments.test)
         elif not datasets:
             raise SettingError("which data set? give its folder, e.g. `semivox train data/la --max-minutes 15`")
         else:

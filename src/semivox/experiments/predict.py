@@ -16,11 +16,11 @@ from semivox.errors import RunError, SettingError, unknown
 from semivox.inference.inputs import Input, find_inputs
 from semivox.inference.pipeline import Outputs, predict_cases
 from semivox.methods.model import Model, load_model
-from semivox.planning.plan import first_fault
+from semivox.progress import progress
+from semivox.settings import first_fault
 from semivox.training.config import InferenceSettings
 from semivox.training.cpu import keep_heap, lay_out
 from semivox.training.device import choose_device
-from semivox.training.progress import progress
 from semivox.training.windowing import make_windows
 
 

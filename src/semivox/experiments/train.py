@@ -17,6 +17,7 @@ from semivox.planning.cost import estimate
 from semivox.planning.fingerprint import Fingerprint, fingerprint
 from semivox.planning.plan import Plan
 from semivox.planning.planner import make_plan
+from semivox.progress import progress, say
 from semivox.reporting.report import write_report
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import (
@@ -32,7 +33,6 @@ from semivox.training.cpu import keep_heap
 from semivox.training.device import choose_device, choose_precision
 from semivox.training.environment import environment
 from semivox.training.fit import build, fit_on_devices, open_store, read_data, seconds_per_step, training_data
-from semivox.training.progress import progress, say
 from semivox.training.run import RunFolder
 
 DEFAULT_MINUTES = 60.0
@@ -103,8 +103,8 @@ def train(
     """
     find_method(method)
     data = DataSettings(
-        datasets=tuple(Path(path) for path in datasets),
-        unlabelled=Path(unlabelled) if unlabelled else None,
+        datasets=tuple(Path(path).resolve() for path in datasets),
+        unlabelled=Path(unlabelled).resolve() if unlabelled else None,
         labelled=labelled,
         labels=tuple(labels) if labels else None,
         store=Path("stores"),
@@ -112,7 +112,7 @@ def train(
     whole = read_data(data)
     run = RunFolder(Path(out) if out else default_out(whole, method, labelled, seed))
     request = Request(
-        data=data.model_copy(update={"store": run.path.parent / "stores"}),
+        data=data.model_copy(update={"store": run.path.resolve().parent / "stores"}),
         method=method,
         budget=Budget(iterations, max_minutes),
         network=network,
@@ -144,12 +144,20 @@ def train(
     return run.path
 
 
-def resume(run: str | Path, *, iterations: int | None = None, method: str | None = None, test: bool = True) -> Path:
+def resume(
+    run: str | Path,
+    *,
+    iterations: int | None = None,
+    method: str | None = None,
+    baseline: bool = False,
+    test: bool = True,
+) -> Path:
     """Continues the run in folder `run` where its last checkpoint stands, and finishes what is missing at its end.
 
     iterations: extends the run to this many steps (the learning rate then follows the longer schedule from where the
     run stands, which is not the same as a run that was longer from the start). method: needed again where
-    the run's method lies in a file (`file.py:Class`): a run folder never names code to load.
+    the run's method lies in a file (`file.py:Class`): a run folder never names code to load. baseline: trains
+    labelled-only beside it, also where the run began without.
     """
     folder = RunFolder(Path(run))
     config = Config.load(folder.config)
@@ -162,6 +170,8 @@ def resume(run: str | Path, *, iterations: int | None = None, method: str | None
     with folder.locked():
         if iterations is not None:
             config = extend(folder, config, iterations)
+        if baseline and not folder.baseline.config.exists():
+            prepare_baseline(folder, config)
         keep_heap()
         complete(folder, config, None, test)
     if folder.baseline.config.exists():

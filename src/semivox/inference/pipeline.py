@@ -20,10 +20,10 @@ from semivox.errors import DataError, RunError, SemivoxError
 from semivox.inference.inputs import Input
 from semivox.inference.postprocessing import keep_largest_component
 from semivox.inference.uncertainty import entropy_map
-from semivox.planning.plan import Preparation
 from semivox.preparation.placement import Placement
 from semivox.preparation.prepare import prepare_image
 from semivox.preparation.restore import restore_map, restore_probabilities
+from semivox.preparation.settings import Preparation
 
 ALONE_ABOVE_BYTES = 2**30
 """A scan whose probabilities take more than this (as float16) has the memory to itself: nothing is read beside it."""

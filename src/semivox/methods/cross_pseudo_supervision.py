@@ -22,8 +22,8 @@ class CrossPseudoSupervision(Method):
     labels: L = Σ_i L_sup(i) + λ(t) [CE(z₁, argmax z₂) + CE(z₂, argmax z₁)]. The argmax carries no gradient.
 
     The paper's weights are constant (1.5 on VOC) and act on labelled images too; the public medical script (SSL4MIS),
-    which is followed here, ramps λ up to 0.1 and uses unlabelled ones only. Papers report one network; `evaluate` chooses.
-    What is evaluated is a moving average of the weights, as for every method here.
+    which is followed here, ramps λ up to 0.1 and uses unlabelled ones only. Papers report one network; `evaluate`
+    chooses. What is evaluated is a moving average of the weights, as for every method here.
     """
 
     class Settings(MethodSettings):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from semivox.inference.windows import Windows
@@ -18,15 +17,14 @@ from semivox.methods.clock import Clock
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
+from semivox.settings import Part
 
 Terms = dict[str, Tensor]
 """Named loss terms, already weighted; the engine sums, logs and steps them."""
 
 
-class MethodSettings(BaseModel):
-    """Base of a method's typed settings; an unknown name is an error, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MethodSettings(Part):
+    """Base of a method's typed settings."""
 
 
 @dataclass(frozen=True)

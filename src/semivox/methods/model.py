@@ -20,7 +20,8 @@ from semivox.errors import RunError, SettingError, first_line
 from semivox.methods import find_method
 from semivox.methods.method import Method, MethodSettings
 from semivox.methods.problem import Problem
-from semivox.planning.plan import Plan, first_fault
+from semivox.planning.plan import Plan
+from semivox.settings import first_fault
 
 FORMAT = 1
 

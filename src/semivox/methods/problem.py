@@ -44,6 +44,7 @@ class Problem:
             classes=self.classes,
             settings=settings,
             patch=self.plan.patch,
+            spacing_mm=self.plan.patch_spacing_mm,
         )
         missing = self.requires - network.capabilities
         if missing:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from semivox.errors import SettingError, unknown
-from semivox.planning.plan import first_fault
+from semivox.settings import first_fault
 
 if TYPE_CHECKING:
     from semivox.networks.network import Network, NetworkSettings

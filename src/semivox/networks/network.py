@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from semivox.settings import Part
 
-class NetworkSettings(BaseModel):
-    """Base of a network's typed settings; an unknown name is an error, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class NetworkSettings(Part):
+    """Base of a network's typed settings."""
 
     @classmethod
     def planned(

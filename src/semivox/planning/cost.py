@@ -23,8 +23,9 @@ from semivox.networks import MONAI, make_network
 from semivox.networks.network import Network
 from semivox.planning.demand import Demand
 from semivox.planning.fingerprint import Fingerprint
-from semivox.planning.plan import Plan, Preparation
+from semivox.planning.plan import Plan
 from semivox.preparation.placement import target_shape
+from semivox.preparation.settings import Preparation
 
 GIB = 2**30
 

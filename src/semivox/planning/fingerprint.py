@@ -17,9 +17,9 @@ from semivox.data.case import Case, Dataset
 from semivox.data.image import read_classes, read_image
 from semivox.data.labels import IGNORE
 from semivox.errors import RunError
-from semivox.planning.plan import Part, first_fault
 from semivox.preparation.cropping import body_box
 from semivox.preparation.orientation import ras_axes, reorient
+from semivox.settings import Part, first_fault
 
 AIR_HU = -950.0
 """Voxels of a CT below this are air round the patient (lung is denser) and say nothing about the body."""

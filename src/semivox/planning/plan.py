@@ -4,49 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from semivox.atomic import atomic_write_text
 from semivox.errors import SettingError, first_line
-
-
-class Part(BaseModel):
-    """Base of every part of a plan or config: an unknown name is an error, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Normalisation(Part):
-    """How the intensities of one channel are normalised."""
-
-    kind: Literal["zscore", "ct", "range", "none"] = "zscore"
-    """zscore: per case, zero mean and unit variance. ct: clip to [low, high], then (x - mean) / deviation, the same for
-    all cases. range: [low, high] → [0, 1]. none: as it is."""
-    low: float | None = None
-    high: float | None = None
-    mean: float | None = None
-    deviation: float | None = None
-
-
-class Preparation(Part):
-    """How a case is brought from its file into the store. The store's key is made of this and the images."""
-
-    crop: Literal["body", "none"] = "body"
-    """body: cut away a constant background, found in the image alone (never in a label)."""
-    resample: Literal["spacing", "size", "none"] = "spacing"
-    spacing_mm: tuple[float | None, float | None, float | None] | None = None
-    """Target voxel size along X, Y, Z (RAS) for `resample: spacing`; null keeps the scan's own on that axis."""
-    size: tuple[int | None, int | None, int | None] | None = None
-    """Target number of voxels along X, Y, Z for `resample: size`; null keeps the scan's own."""
-    image_order: Literal[0, 1, 3] = 3
-    """Spline order for images: 0 nearest, 1 linear, 3 cubic."""
-    label_order: Literal[0, 1] = 1
-    """0 nearest; 1 linear interpolation of each class's mask, then the largest."""
-    coarse_axis: int | None = None
-    """Axis with much thicker slices; interpolated with order 0 there."""
-    normalisation: tuple[Normalisation, ...]
-    """One per channel."""
-    compression: Literal["none", "blosc2"] = "none"
+from semivox.preparation.settings import Preparation
+from semivox.settings import Part, first_fault
 
 
 class BatchSize(Part):
@@ -93,6 +56,20 @@ class Plan(Part):
         return len(self.patch)
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the scan (0, 1, 2 for X, Y, Z) that a patch has."""
+        return tuple(axis for axis in range(3) if self.dimensions == 3 or axis != self.slice_axis)
+
+    @property
+    def patch_spacing_mm(self) -> tuple[float, ...] | None:
+        """Voxel size along the patch's axes, None where the plan keeps the scans' own."""
+        spacing = self.preparation.spacing_mm
+        if self.preparation.resample != "spacing" or spacing is None:
+            return None
+        along = [spacing[axis] for axis in self.axes]
+        return None if None in along else tuple(mm for mm in along if mm is not None)
+
+    @property
     def window(self) -> tuple[int, int, int]:
         """The patch as a box in X, Y, Z: a 2-D patch is one slice thick."""
         if self.dimensions == 3:
@@ -115,11 +92,3 @@ class Plan(Part):
             raise SettingError(f"{path}: {first_fault(error)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingError(f"{path}: cannot be read as a plan ({first_line(error)})") from None
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first fault of a validation as one line: field, what is wrong, what was given."""
-    fault = error.errors()[0]
-    name = ".".join(str(part) for part in fault["loc"]) or "value"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[0].lower()}{message[1:]}"

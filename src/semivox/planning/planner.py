@@ -22,7 +22,8 @@ from semivox.planning import cost
 from semivox.planning.cost import GIB
 from semivox.planning.demand import Demand
 from semivox.planning.fingerprint import Fingerprint, Intensity
-from semivox.planning.plan import BatchSize, NetworkChoice, Normalisation, Plan, Preparation
+from semivox.planning.plan import BatchSize, NetworkChoice, Plan
+from semivox.preparation.settings import Normalisation, Preparation
 
 ENOUGH_STEPS = 1000
 """Optimiser steps below which a network is hardly trained; fewer are a reason for coarser voxels."""
@@ -40,8 +41,8 @@ SMALL_PATCH_3D = 125_000
 """Voxels of a 3-D patch below which a batch of 2 is too little work and too noisy."""
 
 COARSER = (1.25, 1.6, 2.0)
-"""Factors on the finest spacing, in steps of about a quarter. Beyond twice, small structures are gone whatever is gained
-in steps; too few steps are then said, not hidden."""
+"""Factors on the finest spacing, in steps of about a quarter. Beyond twice, small structures are gone whatever is
+gained in steps; too few steps are then said, not hidden."""
 
 SMALLEST_PATCH = {2: 48**2, 3: 16**3}
 MEMORY_SHARE = {"cpu": 0.7, "cuda": 0.85}

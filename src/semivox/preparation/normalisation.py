@@ -3,7 +3,7 @@
 import numpy as np
 
 from semivox.errors import DataError, SettingError
-from semivox.planning.plan import Normalisation
+from semivox.preparation.settings import Normalisation
 
 DEVIATION_FLOOR = 1e-8
 """Below this the deviation of a constant image is noise of rounding."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from semivox.data.volume import Grid
 from semivox.errors import DataError
-from semivox.planning.plan import Preparation
 from semivox.preparation.cropping import Box
 from semivox.preparation.orientation import Axes, Flips, ras_axes, reorient
+from semivox.preparation.settings import Preparation
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]

@@ -4,12 +4,12 @@ import numpy as np
 
 from semivox.data.volume import Volume
 from semivox.errors import DataError
-from semivox.planning.plan import Preparation
 from semivox.preparation.cropping import body_box, whole_box
 from semivox.preparation.normalisation import normalise
 from semivox.preparation.orientation import ras_axes, reorient
 from semivox.preparation.placement import Placement, place
 from semivox.preparation.resampling import resample, resample_classes
+from semivox.preparation.settings import Preparation
 
 
 def prepare_image(volume: Volume, preparation: Preparation) -> tuple[np.ndarray, Placement]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from semivox.data.volume import Grid
-from semivox.planning.plan import Preparation
 from semivox.preparation.placement import largest_shape
+from semivox.preparation.settings import Preparation
 
 IMAGE_BYTES = np.dtype(np.float32).itemsize
 LABEL_BYTES = np.dtype(np.uint8).itemsize

@@ -33,11 +33,11 @@ from semivox.data.image import read_classes, read_image
 from semivox.data.labels import IGNORE
 from semivox.errors import DataError, ResourceError, RunError, unknown
 from semivox.parallel import Progress, run_all
-from semivox.planning.plan import Preparation
 from semivox.preparation.array_file import ENDINGS
 from semivox.preparation.entry import Entry, Record, damaged
 from semivox.preparation.placement import Placement
 from semivox.preparation.prepare import prepare_image, prepare_label
+from semivox.preparation.settings import Preparation
 from semivox.preparation.size import header_grid, store_size
 from semivox.preparation.source import are_untouched, files_of, hold_the_same, sources_of
 

@@ -36,8 +36,9 @@ def describe_method(name: str) -> str:
             inspect.cleandoc(Kind.__doc__ or ""),
             "",
             f"views: labelled {', '.join(views.labelled)}; unlabelled {', '.join(views.unlabelled) or 'none'}",
-            f"networks: {demand.networks} trained, {demand.averages} averaged; passes a step: {demand.labelled_forwards} of"
-            f" labelled and {demand.unlabelled_forwards} of unlabelled samples, {demand.teacher_forwards} without gradient",
+            f"networks: {demand.networks} trained, {demand.averages} averaged",
+            f"passes a step: {demand.labelled_forwards} of each labelled sample, {demand.unlabelled_forwards} of each"
+            f" unlabelled one, {demand.teacher_forwards} without gradient",
             "",
             "settings (-s NAME=VALUE):",
             *_settings(fields(Kind.Settings)),

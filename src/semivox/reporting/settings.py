@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,7 +40,7 @@ def attribute_docs(Kind: type) -> dict[str, str]:
         return {}
     (body,) = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
     docs = {}
-    for before, after in zip(body, body[1:], strict=False):
+    for before, after in pairwise(body):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
             literal = after.value
             if isinstance(literal, ast.Constant) and isinstance(literal.value, str):

@@ -19,8 +19,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from semivox.data.labels import IGNORE
-from semivox.planning.plan import Part
 from semivox.sampling.draws import generator
+from semivox.settings import Part
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from semivox.planning.plan import Part
 from semivox.sampling.draws import generator, normal
 from semivox.sampling.geometry import Probability
+from semivox.settings import Part
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from semivox.planning.demand import Views
-from semivox.planning.plan import Part
 from semivox.sampling.batch import Batch, RawBatch, RawStream, Stream
 from semivox.sampling.draws import seed_of
 from semivox.sampling.geometry import WeakSettings
 from semivox.sampling.intensity import NoisySettings, StrongSettings, clipped_noise, strong
+from semivox.settings import Part
 
 
 class ViewSettings(Part):

@@ -11,8 +11,9 @@ from semivox.atomic import atomic_write_text
 from semivox.errors import RunError, SettingError, first_line, unknown
 from semivox.methods import find_method
 from semivox.methods.method import MethodSettings
-from semivox.planning.plan import Part, Plan, first_fault
+from semivox.planning.plan import Plan
 from semivox.sampling.views import ViewSettings
+from semivox.settings import Part, first_fault
 
 
 class DataSettings(Part):

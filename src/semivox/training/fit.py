@@ -22,6 +22,7 @@ from semivox.methods.problem import Problem
 from semivox.parallel import cores
 from semivox.planning.demand import Views
 from semivox.preparation.store import Store, make_store
+from semivox.progress import progress
 from semivox.sampling.loader import PatchLoader
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
@@ -29,7 +30,7 @@ from semivox.training.cpu import lay_out
 from semivox.training.engine import Engine, Span, make_trainer
 from semivox.training.interruption import Checkpoints
 from semivox.training.log import Log
-from semivox.training.progress import TrainingProgress, progress
+from semivox.training.progress import TrainingProgress
 from semivox.training.run import RunFolder
 from semivox.training.validation import Validation
 from semivox.training.windowing import make_windows

@@ -8,13 +8,12 @@ from semivox.training.device import AUTOCAST
 
 def make_windows(plan: Plan, settings: InferenceSettings, precision: str) -> Windows:
     """Windows of the training patch's size. `settings.flips` count the axes of the patch."""
-    axes = [axis for axis in range(3) if plan.dimensions == 3 or axis != plan.slice_axis]
     return Windows(
         window=plan.window,
         dimensions=plan.dimensions,
         slice_axis=plan.slice_axis,
         overlap=settings.overlap,
         batch=settings.batch,
-        flips=tuple(axes[axis] for axis in settings.flips),
+        flips=tuple(plan.axes[axis] for axis in settings.flips),
         autocast=AUTOCAST[precision],
     )

@@ -1,0 +1,38 @@
+"""How a case is brought from its file into the store: the part of a plan that decides what a store holds."""
+
+from typing import Literal
+
+from semivox.settings import Part
+
+
+class Normalisation(Part):
+    """How the intensities of one channel are normalised."""
+
+    kind: Literal["zscore", "ct", "range", "none"] = "zscore"
+    """zscore: per case, zero mean and unit variance. ct: clip to [low, high], then (x - mean) / deviation, the same for
+    all cases. range: [low, high] → [0, 1]. none: as it is."""
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+
+
+class Preparation(Part):
+    """How a case is brought from its file into the store. The store's key is made of this and the images."""
+
+    crop: Literal["body", "none"] = "body"
+    """body: cut away a constant background, found in the image alone (never in a label)."""
+    resample: Literal["spacing", "size", "none"] = "spacing"
+    spacing_mm: tuple[float | None, float | None, float | None] | None = None
+    """Target voxel size along X, Y, Z (RAS) for `resample: spacing`; null keeps the scan's own on that axis."""
+    size: tuple[int | None, int | None, int | None] | None = None
+    """Target number of voxels along X, Y, Z for `resample: size`; null keeps the scan's own."""
+    image_order: Literal[0, 1, 3] = 3
+    """Spline order for images: 0 nearest, 1 linear, 3 cubic."""
+    label_order: Literal[0, 1] = 1
+    """0 nearest; 1 linear interpolation of each class's mask, then the largest."""
+    coarse_axis: int | None = None
+    """Axis with much thicker slices; interpolated with order 0 there."""
+    normalisation: tuple[Normalisation, ...]
+    """One per channel."""
+    compression: Literal["none", "blosc2"] = "none"
