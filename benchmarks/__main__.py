@@ -1,0 +1,98 @@
+"""Runs every benchmark, each in a process of its own, and writes docs/benchmarks.md.
+
+    make bench            all of them
+    python -m benchmarks metrics inference
+
+Leave the machine alone meanwhile: times are of this run, ratios are between ways that took turns in it.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from semivox.atomic import atomic_write_text
+from semivox.training.environment import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RECORD = ROOT / "benchmarks" / "measured.json"
+"""What was measured last, per benchmark, so that one can be measured anew without the others."""
+NAMES = ("metrics", "batches", "preparation", "training_step", "inference")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One benchmark's figures, from a fresh process on one thread."""
+    code = f"import json\nfrom benchmarks.{name} import measure\nif __name__ == '__main__': print(json.dumps(measure()))"
+    # A file, not -c: benchmarks that start processes need a main module that can be imported.
+    script = ROOT / "benchmarks" / f".run_{name}.py"
+    script.write_text(code, encoding="utf-8")
+    try:
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    finally:
+        script.unlink()
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def section(name: str, measured: dict[str, Any]) -> list[str]:
+    """A benchmark's part of the page: what it does, in its own words, and its figures."""
+    document = inspect.cleandoc(importlib.import_module(f"benchmarks.{name}").__doc__ or "").split("\n\n    ")[0]
+    figures = measured["figures"]
+    rows = [f"| {key} | {text(value)} |" for key, value in flattened(figures)]
+    heading = name.replace("_", " ").capitalize()
+    stamp = f"`python -m benchmarks {name}` at commit {measured['commit']}, torch {measured['torch']}"
+    return [f"## {heading}", "", document, "", "| figure | value |", "|---|---|", *rows, "", stamp, ""]
+
+
+def flattened(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every number with its names, outermost first."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in figures.items():
+        rows += flattened(value, f"{prefix}{key}: ") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows
+
+
+def text(value: Any) -> str:
+    """A figure to four digits."""
+    if isinstance(value, list):
+        return ", ".join(map(text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    names = sys.argv[1:] or NAMES
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    versions = environment()["versions"]
+    for name in names:
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
+        atomic_write_text(RECORD, json.dumps(record, indent=1) + "\n")
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m benchmarks` (`make bench`); not typed. One thread of a shared two-core machine without GPU:",
+        "read the ratios, not the seconds.",
+        "",
+    ]
+    for name in NAMES:
+        if name in record:
+            lines += section(name, record[name])
+    atomic_write_text(PAGE, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
