@@ -27,7 +27,9 @@ NAMES = ("metrics", "batches", "preparation", "training_step", "inference")
 
 def measure(name: str) -> dict[str, Any]:
     """One benchmark's figures, from a fresh process on one thread."""
-    code = f"import json\nfrom benchmarks.{name} import measure\nif __name__ == '__main__': print(json.dumps(measure()))"
+    code = (
+        f"import json\nfrom benchmarks.{name} import measure\nif __name__ == '__main__': print(json.dumps(measure()))"
+    )
     # A file, not -c: benchmarks that start processes need a main module that can be imported.
     script = ROOT / "benchmarks" / f".run_{name}.py"
     script.write_text(code, encoding="utf-8")

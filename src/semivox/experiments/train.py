@@ -366,4 +366,7 @@ def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
         return
     with progress("scoring") as report:
         unit = config.plan.metric_unit
-        evaluate(run.predictions, replace(whole, cases=cases), run.metrics, unit=unit, progress=report)
+        metrics = evaluate(run.predictions, replace(whole, cases=cases), run.metrics, unit=unit, progress=report)
+    dice = {name: found["dice"] for name, found in metrics["summary"].items()}
+    means = ", ".join(f"{name} {found['mean']:.3f}" for name, found in dice.items() if found["n"])
+    say(f"Dice on {len(metrics['cases'])} {cases[0].split} cases: {means}")

@@ -32,7 +32,7 @@ GIB = 2**30
 BASE_GIB = {"cpu": 0.58, "cuda": 0.75}
 """A training process before its first step: the libraries, on a GPU the context and the workspaces."""
 
-PASSING = {("cpu", torch.bfloat16): 17, ("cpu", torch.float32): 12, ("cuda", torch.bfloat16): 4}
+PASSING = {("cpu", torch.bfloat16): 13, ("cpu", torch.float32): 7, ("cuda", torch.bfloat16): 4}
 """Memory beside the kept activations, in units of the largest of them of all samples that pass together: gradients,
 buffers inside the kernels, and the pieces in which an allocator holds what was freed."""
 

@@ -177,7 +177,7 @@ class Engine(lightning.LightningModule):
     def _skip(self, terms: dict[str, Tensor]) -> None:
         self.skipped += 1
         if self.skipped > MAX_SKIPPED:
-            values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+            values = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
             raise RunError(
                 f"step {self.step}: the loss has not been finite for {MAX_SKIPPED} steps ({values}); lower"
                 " training.learning_rate or use --precision 32"

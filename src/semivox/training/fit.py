@@ -19,6 +19,7 @@ from semivox.methods import find_method
 from semivox.methods.method import Method
 from semivox.methods.model import build_method, load_model
 from semivox.methods.problem import Problem
+from semivox.networks.network import Network
 from semivox.parallel import cores
 from semivox.planning.demand import Views
 from semivox.preparation.store import Store, make_store
@@ -152,6 +153,10 @@ def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = 
     method, _ = build(config, dataset, init_from)
     engine = make_engine(config, dataset, store, method, rank)
     training = config.training
+    if training.compile:
+        for network in method.modules():
+            if isinstance(network, Network):
+                network.compile()
     callbacks: list[lightning.Callback] = []
     content = load_checkpoint(run.last) if run.last.exists() else None
     if content is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import lightning
 import torch
 
-from semivox.training.checkpoint import save_checkpoint
+from semivox.training.checkpoint import load_checkpoint, save_checkpoint
 from semivox.training.engine import Engine
 from semivox.training.log import Log
 from semivox.training.run import RunFolder
@@ -22,9 +22,16 @@ class Validation(lightning.Callback):
         self.every = every
         self.patience = patience
         self.score = score
-        self.log = log
+        self.journal = log  # Lightning gives every callback a `log` of its own
         self.best = -1.0
         self.best_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, engine: Engine) -> None:  # type: ignore[override]
+        if self.run.best.exists():
+            content = load_checkpoint(self.run.best)
+            # A best of later than the checkpoint will be found again.
+            if content["step"] <= engine.step:
+                self.best, self.best_step = content["dice"], content["step"]
 
     def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         is_last = engine.step == engine.config.training.iterations
@@ -34,7 +41,7 @@ class Validation(lightning.Callback):
         with torch.inference_mode():
             dice = self.score()
         engine.method.train()
-        self.log.extra["validation/dice"] = dice
+        self.journal.extra["validation/dice"] = dice
         if dice > self.best:
             self.best, self.best_step = dice, engine.step
             content = {"step": engine.step, "dice": dice, "method": engine.method.state_dict()}

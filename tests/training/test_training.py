@@ -1,0 +1,133 @@
+"""What the engine does around a method: selection, schedules, health, faults of the loss."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from semivox.errors import ResourceError, RunError
+from semivox.methods.method import Stage
+from semivox.methods.supervised import Supervised
+from semivox.training import engine as engine_module
+from semivox.training.checkpoint import load_checkpoint
+from semivox.training.engine import Engine, spans
+from semivox.training.fit import fit, mean_dice, open_store, read_data, seconds_per_step, training_data
+from semivox.training.log import health, read_log
+from semivox.training.optimisation import learning_rate_factor
+from semivox.training.run import RunFolder
+from semivox.training.validation import Validation
+
+
+def started(folder) -> RunFolder:
+    run = RunFolder(folder)
+    run.create()
+    return run
+
+
+def test_stages_share_the_steps_and_leave_none_out():
+    laid = spans((Stage("a", 0.3), Stage("b", 0.1), Stage("c", 0.6)), 10)
+    assert [(span.start, span.end) for span in laid] == [(0, 3), (3, 4), (4, 10)]
+    assert [(span.start, span.end) for span in spans((Stage("a", 0.01), Stage("b", 1.0)), 5)] == [(0, 1), (1, 5)]
+    with pytest.raises(RunError, match="fewer than the method's 3 stages"):
+        spans((Stage("a"), Stage("b"), Stage("c")), 2)
+
+
+def test_poly_schedule_takes_the_documented_values(make_config):
+    training = make_config(warmup_share=0.0).training
+    assert 0.01 * learning_rate_factor(0.5, "poly", training) == pytest.approx(0.005358867)
+    assert 0.01 * learning_rate_factor(29999 / 30000, "poly", training) == pytest.approx(0.000000935, abs=1e-9)
+    assert learning_rate_factor(0.5, "cosine", training) == pytest.approx(0.5)
+    assert learning_rate_factor(0.9, "constant", training) == 1.0
+
+
+def test_learning_rate_warms_up(make_config):
+    training = make_config(warmup_share=0.1).training
+    assert learning_rate_factor(0.05, "constant", training) == pytest.approx(0.5)
+    assert 0 < learning_rate_factor(0.0, "constant", training) < 0.01
+
+
+def test_best_on_validation_is_kept_and_a_flat_curve_stops_at_patience(make_config, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.5, 0.5, 0.4, 0.9])
+    original = Validation.__init__
+
+    def scripted(self, run, every, patience, score, log):
+        original(self, run, every, patience, lambda: next(scores), log)
+
+    monkeypatch.setattr(Validation, "__init__", scripted)
+    config = make_config("supervised", iterations=20, selection="validation", validate_every=2, patience=2)
+    run = started(tmp_path / "run")
+    fit(config, run)
+    assert load_checkpoint(run.best)["step"] == 4
+    assert load_checkpoint(run.best)["dice"] == 0.5
+    validated = [(int(row["step"]), row["validation/dice"]) for row in read_log(run.log) if row["validation/dice"]]
+    assert validated == [(1, "0.2"), (3, "0.5"), (5, "0.5"), (7, "0.4")]
+
+
+def test_validation_scores_real_cases(make_config, tmp_path):
+    config = make_config("supervised", iterations=2, selection="validation")
+    run = started(tmp_path / "run")
+    fit(config, run)
+    assert 0 <= load_checkpoint(run.best)["dice"] <= 1
+
+
+def test_mean_dice_equals_a_count_by_hand():
+    prediction = np.array([0, 1, 1, 2, 2, 0])
+    reference = np.array([0, 1, 2, 2, 255, 0])
+    assert mean_dice(prediction, reference, 4) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert math.isnan(mean_dice(np.zeros(3, int), np.zeros(3, int), 2))
+
+
+class BlowsUp(Supervised):
+    """Its loss is NaN from the third step on."""
+
+    def losses(self, batch, clock):
+        terms = super().losses(batch, clock)
+        return terms if clock.step < 2 else {name: term * float("nan") for name, term in terms.items()}
+
+
+def test_nan_never_reaches_the_weights_and_is_told_after_a_while(make_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(engine_module.__dict__, "MAX_SKIPPED", 3)
+    from semivox.methods import METHODS
+
+    monkeypatch.setitem(METHODS, "blows_up", f"{__name__}:BlowsUp")
+    run = started(tmp_path / "run")
+    with pytest.raises(RunError, match=r"step 5: the loss has not been finite for 3 steps \(supervised nan\)"):
+        fit(make_config("blows_up", iterations=20), run)
+    weights = load_checkpoint(run.last)["method"]
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values() if tensor.is_floating_point())
+
+
+def test_out_of_memory_is_one_line_that_names_the_setting(make_config, tmp_path, monkeypatch):
+    def training_step(engine, batch, index):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(Engine, "training_step", training_step)
+    with pytest.raises(ResourceError, match=r"out of memory at step 0; lower plan\.batch\.unlabelled"):
+        fit(make_config(), started(tmp_path / "run"))
+
+
+def test_health_counts_agreement_and_shares():
+    teacher = torch.tensor([[[5.0, 0.0, 0.0, 5.0], [0.0, 5.0, 5.0, 0.0]]])
+    student = torch.tensor([[[5.0, 5.0, 0.0, 5.0], [0.0, 0.0, 5.0, 0.0]]])
+    found = health(
+        {"teacher": teacher, "student": student, "kept": torch.tensor([[True, False, True, True]])}, ("a", "b")
+    )
+    assert found == {"pseudo/share/a": 0.5, "pseudo/share/b": 0.5, "pseudo/agreement": 0.75, "pseudo/kept": 0.75}
+    assert health({}, ("a",)) == {}
+
+
+def test_timing_measures_and_leaves_no_trace(make_config, tmp_path):
+    config = make_config(iterations=1)
+    dataset = training_data(read_data(config.data), None)
+    assert 0 < seconds_per_step(config, dataset, open_store(config, dataset)) < 30
+    assert not list(tmp_path.iterdir())
+
+
+def test_compile_reaches_every_network(make_config, tmp_path, monkeypatch):
+    from semivox.networks.network import Network
+
+    compiled = []
+    monkeypatch.setattr(Network, "compile", lambda network: compiled.append(type(network).__name__))
+    fit(make_config("supervised", iterations=1, compile=True), started(tmp_path / "run"))
+    assert compiled == ["VNet", "VNet"]  # the network and its average
