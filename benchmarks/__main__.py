@@ -86,8 +86,8 @@ def main() -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python -m benchmarks` (`make bench`); not typed. One thread of a shared two-core machine without GPU:",
-        "read the ratios, not the seconds.",
+        "Written by `python -m benchmarks` (`make bench`); not typed. One thread of a shared two-core machine without",
+        "GPU: read the ratios, not the seconds.",
         "",
     ]
     for name in NAMES:

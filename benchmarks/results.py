@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from semivox.atomic import atomic_write_text
 from semivox.evaluation.statistics import compare_paired
 from semivox.training.log import read_log
@@ -119,18 +121,18 @@ def spread(values: list[float], digits: int) -> str:
 def verdict(scores: dict[str, list[dict]]) -> str:
     """The paired difference to labelled-only over the cases, seeds averaged, said plainly."""
     sentences = []
-    base = per_case(scores["supervised"])
     for method, found in scores.items():
         if method == "supervised":
             continue
         seeds = min(len(found), len(scores["supervised"]))
         base = per_case(scores["supervised"][:seeds])
         own = per_case(found[:seeds])
-        paired = compare_paired([own[case] for case in base], [base[case] for case in base])
+        paired = compare_paired(*(np.array([found[case] for case in base]) for found in (own, base)))
         word = "better than" if paired.low > 0 else "worse than" if paired.high < 0 else "not told apart from"
         sentences.append(
             f"{method} is {word} labelled-only: Dice {paired.difference:+.4f} (95 % interval over cases"
-            f" {paired.low:+.4f} to {paired.high:+.4f}, Wilcoxon p = {paired.p_value:.3f}, {seeds} seed(s), {len(base)} cases)."
+            f" {paired.low:+.4f} to {paired.high:+.4f}, Wilcoxon p = {paired.p_value:.3f};"
+            f" {seeds} seed(s), {paired.n} cases)."
         )
     return " ".join(sentences)
 
@@ -157,15 +159,17 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     environment = json.loads((run_folder(chosen.out, *cells[0]) / "environment.json").read_text(encoding="utf-8"))
+    hardware, versions = environment["hardware"], environment["versions"]
     lines = [
         "# Results",
         "",
-        "Written by `python -m benchmarks.results DATA RUNS` at commit "
-        + commit
-        + "; not typed. Real scans, a CPU's budget:",
-        "figures of minutes, not of days, and a guide to nothing but themselves. The model is the last one (a moving average",
-        "of the weights for every method); no test case had a part in choosing it. ± is the standard deviation over seeds.",
-        f"torch {environment['versions']['torch']}, {environment['hardware']['cpu_capability']}, one thread a run, two runs at once.",
+        f"Written by `python -m benchmarks.results DATA RUNS` at commit {commit}; not typed. Real scans, a CPU's budget:",
+        "figures of minutes, not of days. The model is the last one (a moving average of the weights for every method);",
+        "no test case had a part in choosing it. ± is the standard deviation over seeds; 'empty' counts structures of",
+        "which nothing was predicted.",
+        "",
+        f"torch {versions['torch']}, {hardware['cpu_capability']}, one thread a run, two runs and other work at once (so read",
+        "minutes as an upper bound).",
         "",
     ]
     for table in TABLES:
