@@ -163,13 +163,13 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        f"Written by `python -m benchmarks.results DATA RUNS` at commit {commit}; not typed. Real scans, a CPU's budget:",
-        "figures of minutes, not of days. The model is the last one (a moving average of the weights for every method);",
-        "no test case had a part in choosing it. ± is the standard deviation over seeds; 'empty' counts structures of",
-        "which nothing was predicted.",
+        f"Written by `python -m benchmarks.results DATA RUNS` at commit {commit}; not typed. Real scans, a CPU's",
+        "budget: figures of minutes, not of days. The model is the last one (a moving average of the weights for every",
+        "method); no test case had a part in choosing it. ± is the standard deviation over seeds; 'empty' counts",
+        "structures of which nothing was predicted.",
         "",
-        f"torch {versions['torch']}, {hardware['cpu_capability']}, one thread a run, two runs and other work at once (so read",
-        "minutes as an upper bound).",
+        f"torch {versions['torch']}, {hardware['cpu_capability']}, one thread a run, two runs and other work at once",
+        "(so read minutes as an upper bound).",
         "",
     ]
     for table in TABLES:

@@ -1,7 +1,7 @@
 """The same work on many items, on several threads.
 
-Reading, unpacking, matrix products and NumPy's loops release the interpreter, so threads are as fast as processes
-(two cores, LA: 2.3 s each), without their start-up of a second or two and without asking scripts for a `__main__` guard.
+Reading, unpacking, matrix products and NumPy's loops release the interpreter: threads are as fast as processes (two
+cores, LA: 2.3 s each), without their start-up of a second or two and without asking scripts for a `__main__` guard.
 """
 
 import os
