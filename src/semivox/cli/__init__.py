@@ -70,6 +70,13 @@ class Parser(argparse.ArgumentParser):
         raise SemivoxError(f"{message}; see `{self.prog} --help`")
 
 
+def add_settings(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declares `-s KEY=VALUE ...`, which may be given more than once."""
+    parser.add_argument(
+        *("-s", "--set"), dest="settings", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=what
+    )
+
+
 def overview() -> str:
     """What `semivox --help` prints."""
     lines = [

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from semivox.cli import add_settings
+
 EXAMPLE = """
   semivox predict runs/mt8 data/la/imagesTs --out predictions
   semivox predict runs/mt8 scan.nii.gz dicom_series/ --out predictions -s uncertainty=true
@@ -20,15 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--method", metavar="FILE:CLASS", help="where the method lies, for a model of your own method")
     add("--probabilities", action="store_true", help="also save class probabilities (.npz, float16)")
-    add(
-        *("-s", "--set"),
-        dest="settings",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="overlap, flips, largest_component, uncertainty, batch",
-    )
+    add_settings(parser, "overlap, flips, largest_component, uncertainty, batch")
 
 
 def run(arguments: argparse.Namespace) -> None:

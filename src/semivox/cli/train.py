@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from semivox.cli import add_settings
 from semivox.errors import SettingError
 
 EXAMPLE = """
@@ -36,15 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--devices", type=int, default=1, metavar="N", help="processes that share each batch (default: 1)")
     add("--precision", default="auto", help="auto, 32, bf16 or fp16 (default: auto)")
-    add(
-        *("-s", "--set"),
-        dest="settings",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any field of config.yaml by its dotted name; a method's settings need no prefix",
-    )
+    add_settings(parser, "any field of config.yaml by its dotted name; a method's settings need no prefix")
     add("--out", type=Path, metavar="RUN", help="run folder (default: runs/DATASET-METHOD-LABELLED-SEED)")
     add("--resume", type=Path, metavar="RUN", help="continue a run where its last checkpoint stands")
     add("--no-test", dest="test", action="store_false", help="do not predict and score the test cases at the end")
