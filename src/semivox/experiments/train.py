@@ -221,10 +221,13 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
     )
     config = override(config, of_config)
     refuse_contradictions(config, dataset)
-    cost = estimate(config.plan, demand, len(dataset.channels), dataset.labels.count)
+    cost = estimate(config.plan, demand, len(dataset.channels), dataset.labels.count, fingerprint=prints, device=device)
     for note in config.plan.notes:
         say(f"plan: {note}")
-    say(f"plan: training takes about {cost.peak_gib:.1f} GiB of memory")
+    say(
+        f"plan: about {cost.peak_gib:.1f} GiB of memory, {cost.step_s:.2g} s a step,"
+        f" {cost.store_gib:.2g} GiB of disk for prepared scans"
+    )
     return config
 
 
