@@ -161,7 +161,7 @@ def test_scans_become_no_coarser_than_twice_but_few_steps_are_said_to_be_few():
     assert "few" in made.notes[-1]
 
 
-@pytest.mark.parametrize("memory_gib", [1.2, 2.0, 3.0])
+@pytest.mark.parametrize("memory_gib", [1.2, 2.0])
 @pytest.mark.parametrize("given", [LEFT_ATRIUM, CINE, PICTURE])
 def test_a_plan_fits_in_the_memory_there_is(given, memory_gib):
     made = plan(given, memory_gib=memory_gib)
@@ -177,7 +177,7 @@ def test_two_networks_leave_room_for_less():
 @pytest.mark.parametrize("network", ["vnet", "residual_encoder_unet"])
 def test_memory_that_suffices_for_nothing_is_refused_in_one_line(network):
     with pytest.raises(ResourceError, match="may be used") as error:
-        plan(LEFT_ATRIUM, network=network, memory_gib=0.3)
+        plan(scan((20, 24, 20)), network=network, memory_gib=0.3)
     assert "\n" not in str(error.value)
 
 
@@ -186,7 +186,7 @@ def test_memory_that_suffices_for_nothing_is_refused_in_one_line(network):
     "given", [LEFT_ATRIUM, scan((36, 50, 36)), scan((60, 61, 62)), scan((40, 160, 150), (3, 1, 1))]
 )
 def test_patches_are_multiples_of_what_the_network_divides_them_by(given, network):
-    made = plan(given, network=network, memory_gib=6.0)
+    made = plan(given, network=network)
     divisor = make_network(network, 3, 1, 2, made.network.settings, made.patch).divisor
     assert all(size % unit == 0 for size, unit in zip(made.patch, divisor, strict=True))
 

@@ -113,7 +113,8 @@ def make_plan(
         precision=autocast or cost.auto_precision(device),
         limit_gib=memory_gib if memory_gib is not None else free_memory_gib(device),
     )
-    first = Choice(PATCH_VOXELS.get((device, body.dimensions), PATCH_VOXELS["cpu", body.dimensions]))
+    largest = PATCH_VOXELS.get((device, body.dimensions), PATCH_VOXELS["cpu", body.dimensions])
+    first = Choice(min(largest, prod(body.shape[axis] for axis in body.plane)))
     plan = usual = drafting.fit(first)
     notes = [describe(body, plan)]
     if usual != drafting.plan(first):
