@@ -72,9 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_settings(parser: argparse.ArgumentParser, what: str) -> None:
     """Declares `-s KEY=VALUE ...`, which may be given more than once."""
-    parser.add_argument(
-        *("-s", "--set"), dest="settings", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=what
-    )
+    parser.add_argument(*("-s", "--set"), dest="settings", action="extend", nargs="+", metavar="KEY=VALUE", help=what)
 
 
 def overview() -> str:

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from semivox.experiments.predict import predict
     from semivox.training.config import parse_assignments
 
-    settings, _ = parse_assignments([text.removeprefix("inference.") for text in arguments.settings])
+    settings, _ = parse_assignments([text.removeprefix("inference.") for text in arguments.settings or []])
     written = predict(
         arguments.run,
         arguments.inputs,

@@ -14,7 +14,12 @@ EXAMPLE = """
 """
 
 
+RESUMABLE = ("iterations", "method", "baseline", "test")
+"""What may be given with --resume."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.argument_default = argparse.SUPPRESS  # only what is given reaches `train`, whose own defaults hold otherwise
     add = parser.add_argument
     add("datasets", nargs="*", type=Path, metavar="DATASET", help="folder in the nnU-Net v2 raw layout; several join")
     add("--method", help="see `semivox methods`, or path/to/file.py:Class (default: mean_teacher)")
@@ -28,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", nargs="+", metavar="NAME", help="only these label names")
     add("--network", metavar="NAME", help="see `semivox networks` (default: chosen by the plan)")
     add("--plan", type=Path, metavar="FILE", help="a plan in YAML instead of one made from the data")
-    add("--seed", type=int, metavar="S", default=0, help="seed of all random numbers (default: 0)")
+    add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--iterations", type=int, metavar="N", help="optimiser steps; with --resume, extends the run")
     budget.add_argument("--max-minutes", type=float, metavar="M", help="turned into steps once, after some timed ones")
     add("--baseline", action="store_true", help="train labelled-only too, with the same steps, seed, plan and views")
     add("--init-from", type=Path, metavar="RUN", help="start from the network of another run")
-    add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    add("--devices", type=int, default=1, metavar="N", help="processes that share each batch (default: 1)")
-    add("--precision", default="auto", help="auto, 32, bf16 or fp16 (default: auto)")
+    add("--device", help="auto, cpu, cuda or mps (default: auto)")
+    add("--devices", type=int, metavar="N", help="processes that share each batch (default: 1)")
+    add("--precision", help="auto, 32, bf16 or fp16 (default: auto)")
     add_settings(parser, "any field of config.yaml by its dotted name; a method's settings need no prefix")
     add("--out", type=Path, metavar="RUN", help="run folder (default: runs/DATASET-METHOD-LABELLED-SEED)")
     add("--resume", type=Path, metavar="RUN", help="continue a run where its last checkpoint stands")
@@ -48,17 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
     from semivox.training.interruption import Interrupted
 
     given = vars(arguments)
-    again, datasets, iterations, method = (given.pop(key) for key in ("resume", "datasets", "iterations", "method"))
+    datasets = given.pop("datasets", [])
     try:
-        if again is not None:
-            if datasets:
-                raise SettingError(f"--resume {again}: the run knows its data; leave {datasets[0]} out")
-            resume(again, iterations=iterations, method=method, baseline=arguments.baseline, test=arguments.test)
+        if "resume" in given:
+            again = given.pop("resume")
+            refused = [*map(str, datasets), *(f"--{name}" for name in given if name not in RESUMABLE)]
+            if refused:
+                raise SettingError(f"--resume {again}: the run's config.yaml says the rest; leave {refused[0]} out")
+            resume(again, **given)
         elif not datasets:
             raise SettingError("which data set? give its folder, e.g. `semivox train data/la --max-minutes 15`")
         else:
-            given["labelled"] = parse_labelled(arguments.labelled)
-            train(datasets, method or "mean_teacher", iterations=iterations, **given)
+            train(datasets, **given | {"labelled": parse_labelled(given.get("labelled"))})
     except Interrupted as stop:
         print(f"semivox: {stop}", file=sys.stderr)
         return 130

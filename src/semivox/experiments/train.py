@@ -64,6 +64,7 @@ class Request:
     budget: Budget
     network: str | None = None
     plan: Path | None = None
+    init_from: Path | None = None
     seed: int = 0
     device: str = "auto"
     devices: int = 1
@@ -117,6 +118,7 @@ def train(
         budget=Budget(iterations, max_minutes),
         network=network,
         plan=Path(plan) if plan else None,
+        init_from=Path(init_from).resolve() if init_from else None,
         seed=seed,
         device=device,
         devices=devices,
@@ -137,7 +139,7 @@ def train(
         config.save(run.config)
         if baseline:
             prepare_baseline(run, config)
-        complete(run, config, Path(init_from) if init_from else None, test)
+        complete(run, config, test)
     if baseline:
         resume(run.baseline.path, test=test)
         write_report(run.path)
@@ -173,7 +175,7 @@ def resume(
         if baseline and not folder.baseline.config.exists():
             prepare_baseline(folder, config)
         keep_heap()
-        complete(folder, config, None, test)
+        complete(folder, config, test)
     if folder.baseline.config.exists():
         resume(folder.baseline.path, test=test)
         write_report(folder.path)
@@ -216,6 +218,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
             device=device,
             devices=request.devices,
             precision=choose_precision(request.precision, device),
+            init_from=request.init_from,
         ),
         seed=request.seed,
     )
@@ -310,13 +313,13 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
     return config
 
 
-def complete(run: RunFolder, config: Config, init_from: Path | None, test: bool) -> None:
+def complete(run: RunFolder, config: Config, test: bool) -> None:
     """Does what is missing: training, the model, predictions, scores, the report."""
     whole = read_data(config.data)
     dataset = training_data(whole, config.data.labelled)
     if not (run.model / "model.json").exists():
         say(f"training {config.method.name}, {config.training.iterations} iterations, in {run.path}")
-        fit_on_devices(config, run, init_from)
+        fit_on_devices(config, run)
         keep_model(run, config, dataset)
     if test:
         score_run(run, config, whole)

@@ -61,6 +61,8 @@ class TrainingSettings(Part):
     """Processes (one per GPU, or CPU processes)."""
     precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware computes it, else 32."""
+    init_from: Path | None = None
+    """A run whose network's weights training starts from; null: from random ones."""
     compile: bool = False
     workers: int = Field(0, ge=0)
     """Processes that read patches beside the training process."""

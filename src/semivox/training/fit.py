@@ -67,13 +67,11 @@ def open_store(config: Config, dataset: Dataset) -> Store:
         return make_store(wanted, config.plan.preparation, config.data.store, workers=cores(), progress=report)
 
 
-def build(config: Config, dataset: Dataset, init_from: Path | None = None) -> tuple[Method, Problem]:
-    """The method with its initial weights, a function of the seed alone (and of the model in `init_from`)."""
+def build(config: Config, dataset: Dataset) -> tuple[Method, Problem]:
+    """The method with random initial weights, a function of the seed alone."""
     problem = make_problem(config, dataset)
     torch.manual_seed(config.seed)
     method = build_method(config.method.name, method_settings(config.method), problem)
-    if init_from is not None:
-        initialise(method, init_from)
     if config.training.device == "cpu":
         lay_out(method)
     return method, problem
@@ -143,14 +141,14 @@ def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
     return seconds / shares
 
 
-def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = None) -> None:
+def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     """Trains until the last step, from the last checkpoint where there is one.
 
     Raises Interrupted after a signal (all is saved by then), ResourceError where memory does not suffice.
     """
     dataset = training_data(read_data(config.data), config.data.labelled)
     store = open_store(config, dataset)
-    method, _ = build(config, dataset, init_from)
+    method, _ = build(config, dataset)
     engine = make_engine(config, dataset, store, method, rank)
     training = config.training
     if training.compile:
@@ -162,6 +160,8 @@ def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = 
     if content is not None:
         engine.restore(content)
         callbacks.append(_RestoreOptimisers(content))
+    elif training.init_from is not None:
+        initialise(method, training.init_from)
     if engine.step >= training.iterations:
         return
     if rank == 0:
@@ -183,19 +183,19 @@ def fit(config: Config, run: RunFolder, rank: int = 0, init_from: Path | None = 
         ) from None
 
 
-def fit_on_devices(config: Config, run: RunFolder, init_from: Path | None = None) -> None:
+def fit_on_devices(config: Config, run: RunFolder) -> None:
     """`fit` in this process, or in one process per device."""
     if config.training.devices == 1:
-        fit(config, run, init_from=init_from)
+        fit(config, run)
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = (config, run, init_from, port)
+    arguments = (config, run, port)
     torch.multiprocessing.start_processes(_fit_rank, arguments, nprocs=config.training.devices, start_method="spawn")
 
 
-def _fit_rank(rank: int, config: Config, run: RunFolder, init_from: Path | None, port: int) -> None:
+def _fit_rank(rank: int, config: Config, run: RunFolder, port: int) -> None:
     """One of several processes; Lightning finds its place in the environment."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
@@ -204,7 +204,7 @@ def _fit_rank(rank: int, config: Config, run: RunFolder, init_from: Path | None,
         "NODE_RANK": "0",
         "WORLD_SIZE": str(config.training.devices),
     }
-    fit(config, run, rank, init_from)
+    fit(config, run, rank)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
