@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, Dataset
 from semivox.data.integrity import check
@@ -30,7 +32,7 @@ from semivox.training.config import (
     parse_assignments,
 )
 from semivox.training.cpu import keep_heap
-from semivox.training.device import choose_device, choose_precision
+from semivox.training.device import AUTOCAST, choose_device, choose_precision
 from semivox.training.environment import environment
 from semivox.training.fit import build, fit_on_devices, open_store, read_data, seconds_per_step, training_data
 from semivox.training.run import RunFolder
@@ -204,11 +206,15 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
     settings = method_settings(MethodChoice(name=request.method, settings=of_method))
     demand = find_method(request.method).demand(settings)
     device = choose_device(request.device)
+    precision = choose_precision(request.precision, device)
+    computed = AUTOCAST[precision] or torch.float32
     if request.plan is not None:
         plan = Plan.load(request.plan)
     else:
         minutes = request.budget.minutes or (None if request.budget.iterations else DEFAULT_MINUTES)
-        plan = make_plan(dataset, prints, demand, network=request.network, minutes=minutes, device=device)
+        plan = make_plan(
+            dataset, prints, demand, network=request.network, minutes=minutes, device=device, autocast=computed
+        )
     config = Config(
         data=request.data,
         plan=plan,
@@ -217,14 +223,22 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
             iterations=request.budget.iterations or 1,
             device=device,
             devices=request.devices,
-            precision=choose_precision(request.precision, device),
+            precision=precision,
             init_from=request.init_from,
         ),
         seed=request.seed,
     )
     config = override(config, of_config)
     refuse_contradictions(config, dataset)
-    cost = estimate(config.plan, demand, len(dataset.channels), dataset.labels.count, fingerprint=prints, device=device)
+    cost = estimate(
+        config.plan,
+        demand,
+        len(dataset.channels),
+        dataset.labels.count,
+        fingerprint=prints,
+        device=device,
+        autocast=computed,
+    )
     for note in config.plan.notes:
         say(f"plan: {note}")
     say(
