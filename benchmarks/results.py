@@ -46,7 +46,7 @@ TABLES = (
         dataset="la",
         labelled=8,
         iterations=1000,
-        cells=(("supervised", (0, 1, 2)), ("mean_teacher", (0,))),
+        cells=(("supervised", (0, 1, 2)), ("mean_teacher", (0, 1, 2))),
     ),
     Table(
         title="Hippocampus (MSD Task 04) at 1 mm, 8 of 80 labelled, scored on 20 test cases",
