@@ -10,22 +10,38 @@ from pathlib import Path
 
 from semivox.errors import ResourceError, SettingError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _not_writable(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"{path}: cannot be written ({error.strerror}); free some space or name another place")
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same ending); on success it replaces `path`, on failure it goes away.
 
     The temporary name starts with a dot, so that a process killed half-way leaves nothing that later loads as whole.
+    Raises ResourceError where `path` cannot be written or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise _not_writable(path, error) from None
     temporary = folder / path.name
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _not_writable(path, error) from None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -50,7 +66,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be written ({error.strerror}); name a folder that you may write") from None
+        raise _not_writable(path, error) from None
     try:
         temporary = folder / path.name
         temporary.mkdir()
@@ -61,8 +77,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"{path}: the disk is full; free some space or name another folder") from None
+        if error.errno in FULL:
+            raise _not_writable(path, error) from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

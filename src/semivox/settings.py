@@ -4,9 +4,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Part(BaseModel):
-    """Base of every part of a plan or config: an unknown name is an error, values are frozen."""
+    """Base of every part of a plan or config: an unknown name is an error, values are frozen, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def first_fault(error: ValidationError) -> str:

@@ -59,6 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def count(text: str) -> int:
+    """An argument that must be 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with a one-line error that names the nearest option."""
 

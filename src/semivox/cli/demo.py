@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from semivox.cli import count
+
 EXAMPLE = """
   semivox demo
   semivox demo --out /tmp/demo --iterations 50
@@ -11,7 +13,7 @@ EXAMPLE = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder (default: demo)")
-    parser.add_argument("--iterations", type=int, metavar="N", help="steps of each training")
+    parser.add_argument("--iterations", type=count, metavar="N", help="steps of each training")
 
 
 def run(arguments: argparse.Namespace) -> None:

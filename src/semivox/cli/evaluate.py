@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from semivox.cli import count
+
 NARROW = ("dice", "hd95", "asd")
 """Columns of the table where the terminal has no room for all."""
 
@@ -37,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=2.0, metavar="T", help="of the surface Dice, in that unit (default: 2)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="cases scored at once (default: one per core)")
+    parser.add_argument("--workers", type=count, metavar="N", help="cases scored at once (default: one per core)")
 
 
 def run(arguments: Namespace) -> None:

@@ -7,6 +7,8 @@ training.
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from semivox.cli import count
+
 EXAMPLE = """
   semivox inspect data/la
   semivox inspect data/acdc data/mscmr --workers 4
@@ -20,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "datasets", nargs="+", type=Path, metavar="DATASET", help="folder in the nnU-Net v2 raw layout; several join"
     )
     parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="cases read at once (default: 1)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="cases read at once (default: 1)")
 
 
 def run(arguments: Namespace) -> int:

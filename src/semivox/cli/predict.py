@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from semivox.experiments.predict import predict
     from semivox.training.config import parse_assignments
 
-    settings, _ = parse_assignments([text.removeprefix("inference.") for text in arguments.settings or []])
+    settings, others = parse_assignments([text.removeprefix("inference.") for text in arguments.settings or []])
     written = predict(
         arguments.run,
         arguments.inputs,
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         task=arguments.task,
         device=arguments.device,
         method=arguments.method,
-        settings=settings,
+        settings=settings | others,
         probabilities=arguments.probabilities,
     )
     print(f"{len(written)} cases in {arguments.out}")

@@ -80,6 +80,8 @@ def parse_labelled(texts: list[str] | None) -> int | dict[str, int] | None:
         domain, _, number = text.rpartition("=")
         if not number.isdigit():
             raise SettingError(f"--labelled {text}: give a number, or DOMAIN=NUMBER")
+        if domain in numbers:
+            raise SettingError(f"--labelled {' '.join(texts)}: gives a number twice; give one for all, or per domain")
         numbers[domain] = int(number)
     if "" in numbers:
         if len(texts) > 1:

@@ -50,6 +50,8 @@ def read_volume(path: Path) -> Volume:
     """
     path = Path(path)
     if path.is_dir():
+        if path.name.lower().endswith(ENDINGS):
+            raise FaultError(Fault("", path, "is a folder, not a file", "put the file itself in its place"))
         from semivox.data import dicom
 
         return dicom.read_series(path)
@@ -172,7 +174,8 @@ def _write(path: Path, array: np.ndarray, grid: Grid) -> None:
 def _check_size(path: Path) -> None:
     mend = "copy it again from its source, or remove the case"
     if not path.exists():
-        raise FaultError(Fault("", path, "there is no such file", mend))
+        what = "is a link that leads nowhere" if path.is_symlink() else "there is no such file"
+        raise FaultError(Fault("", path, what, mend))
     if path.stat().st_size == 0:
         raise FaultError(Fault("", path, "is empty (0 bytes)", mend))
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -96,7 +97,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             size = stream.read(4)
             stream.seek(0)
             large = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-            yield (nib.Nifti2Image if large else nib.Nifti1Image).from_stream(stream), stream
+            with LoggingOutputSuppressor():  # nibabel prints what it then raises
+                image = (nib.Nifti2Image if large else nib.Nifti1Image).from_stream(stream)
+            yield image, stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise FaultError(Fault("", path, f"is truncated or damaged ({error})", COPY)) from None
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
@@ -104,7 +107,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             Fault("", path, f"is not a valid NIfTI file ({error})", "convert it to NIfTI, or remove it")
         ) from None
     except (OSError, ValueError) as error:
-        raise FaultError(Fault("", path, f"cannot be read ({error})", COPY)) from None
+        raise FaultError(Fault("", path, f"cannot be read ({' '.join(str(error).split())})", COPY)) from None
+    except MemoryError:
+        raise FaultError(Fault("", path, "declares more voxels than memory can hold", COPY)) from None
 
 
 def _read_to_end(stream: BinaryIO | gzip.GzipFile) -> None:

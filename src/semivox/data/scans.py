@@ -70,14 +70,22 @@ def find_scans(
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder in natural order, without hidden ones; none where there is no such folder."""
+    """The files of a folder in natural order, without hidden ones; none where there is no such folder.
+
+    What is named like a scan but is no file (a link that leads nowhere, a folder) is among them: reading it tells so,
+    where passing it over would make an unlabelled case of a labelled one.
+    """
     try:
-        files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+        files = [path for path in folder.iterdir() if not path.name.startswith(".") and _is_file_or_looks_so(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise FaultError(Fault("", folder, f"cannot be listed ({error.strerror})", "make it readable")) from None
     return sorted(files, key=lambda path: natural_order(path.name))
+
+
+def _is_file_or_looks_so(path: Path) -> bool:
+    return path.is_file() or (path.name.lower().endswith(ENDINGS) and (path.is_dir() or not path.exists()))
 
 
 def _whole(found: dict[str, dict[int, Path]], count: int, faults: list[Fault]) -> list[Case]:

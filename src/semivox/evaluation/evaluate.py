@@ -13,7 +13,7 @@ import numpy as np
 
 from semivox.atomic import atomic_write_text
 from semivox.data.case import Case, Dataset
-from semivox.errors import DataError, unknown
+from semivox.errors import DataError, SettingError, unknown
 from semivox.evaluation.matching import Matching, match
 from semivox.evaluation.scores import METRICS, TOLERANCE, ClassScores, score_case
 from semivox.evaluation.statistics import CONFIDENCE, RESAMPLES, mean_of_defined, summarise
@@ -40,10 +40,13 @@ def evaluate(
     have no mm and are always scored in voxels. `tolerance` of the surface Dice is in the same unit. Cases are scored
     on `workers` threads (default: one per core); `progress(done, total)` counts them.
 
-    Raises DataError in one line where nothing can be scored or a file is at fault, SettingError for an unknown unit.
+    Raises DataError in one line where nothing can be scored or a file is at fault, SettingError for an unknown unit or
+    a tolerance that is no distance.
     """
     if unit not in UNITS:
         raise unknown("unit", unit, UNITS)
+    if not 0 <= tolerance < math.inf:
+        raise SettingError(f"tolerance of {tolerance:g}: give a distance of 0 or more")
     matching = match(Path(predictions), labels)
     cases = matching.reference.cases
     entries, pictures = [], set()

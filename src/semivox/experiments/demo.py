@@ -17,7 +17,7 @@ def demo(out: str | Path, iterations: int = ITERATIONS) -> Path:
     Raises RunError where `out` holds something else than an earlier demo.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()):
         if not (out / "phantom" / "dataset.json").exists():
             raise RunError(f"--out {out}: holds other files; give a new folder")
         shutil.rmtree(out)

@@ -23,6 +23,9 @@ from semivox.training.cpu import keep_heap, lay_out
 from semivox.training.device import choose_device
 from semivox.training.windowing import make_windows
 
+TOLD = ("method", "dataset", "step", "selection", "seed", "scored_split")
+"""What prediction.json says of the model."""
+
 
 def predict(
     run: str | Path,
@@ -43,7 +46,7 @@ def predict(
     predict, for a model of several. method: `file.py:Class`, for a model whose method lies in a file. settings:
     overrides of `InferenceSettings`.
     """
-    models = [load_model(Path(folder), method) for folder in (run, *ensemble)]
+    models = [_load(Path(folder), method) for folder in (run, *ensemble)]
     first = models[0]
     for folder, model in zip(ensemble, models[1:], strict=True):
         ours, theirs = first.problem, model.problem
@@ -66,6 +69,15 @@ def predict(
     )
 
 
+def _load(folder: Path, method: str | None) -> Model:
+    """A model with all facts that prediction needs. Raises RunError as `load_model` does."""
+    model = load_model(folder, method)
+    for fact in (*TOLD, "precision", "inference"):
+        if fact not in model.facts:
+            raise RunError(f"{folder}: its model.json lacks the fact '{fact}'; copy the model again from its source")
+    return model
+
+
 def inference_settings(model: Model, overrides: Mapping[str, Any]) -> InferenceSettings:
     """The settings the model was trained with, with `overrides` set."""
     for name in overrides:
@@ -74,7 +86,7 @@ def inference_settings(model: Model, overrides: Mapping[str, Any]) -> InferenceS
     try:
         return InferenceSettings(**{**model.facts["inference"], **overrides})
     except ValidationError as error:
-        raise SettingError(f"-s: {first_fault(error)}") from None
+        raise SettingError(f"setting {first_fault(error)}") from None
 
 
 def predict_inputs(
@@ -93,6 +105,7 @@ def predict_inputs(
         model.method.to(device)
         if device == "cpu":
             lay_out(model.method)
+    volume_predictors = [volume_predictor(model, settings, task) for model in models]
     note_model(out, first)
     outputs = Outputs(
         out,
@@ -101,7 +114,6 @@ def predict_inputs(
         uncertainty=settings.uncertainty,
         probabilities=probabilities,
     )
-    volume_predictors = [volume_predictor(model, settings, task) for model in models]
 
     def mean(volume: Tensor) -> Tensor:
         return reduce(torch.add, (one(volume) for one in volume_predictors)) / len(volume_predictors)
@@ -131,7 +143,7 @@ def note_model(out: Path, model: Model) -> None:
     content = {
         "labels": dict(zip(labels.names, labels.values, strict=True)),
         "regions": labels.regions,
-        "model": {key: model.facts[key] for key in ("method", "dataset", "step", "selection", "seed", "scored_split")},
+        "model": {key: model.facts[key] for key in TOLD},
     }
     path = out / "prediction.json"
     try:

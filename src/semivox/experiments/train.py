@@ -10,7 +10,7 @@ import torch
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, Dataset
 from semivox.data.integrity import check
-from semivox.errors import DataError, SettingError
+from semivox.errors import DataError, ResourceError, SettingError
 from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.predict import inference_settings, predict_inputs
 from semivox.methods import find_method
@@ -18,10 +18,10 @@ from semivox.methods.model import load_model, save_model
 from semivox.planning.cost import estimate
 from semivox.planning.fingerprint import Fingerprint, fingerprint
 from semivox.planning.plan import Plan
-from semivox.planning.planner import make_plan
+from semivox.planning.planner import installed_memory_gib, make_plan
 from semivox.progress import progress, say
 from semivox.reporting.report import write_report
-from semivox.training.checkpoint import load_checkpoint
+from semivox.training.checkpoint import load_checkpoint, load_method
 from semivox.training.config import (
     Config,
     DataSettings,
@@ -36,9 +36,25 @@ from semivox.training.device import AUTOCAST, choose_device, choose_precision
 from semivox.training.environment import environment
 from semivox.training.fit import build, fit_on_devices, open_store, read_data, seconds_per_step, training_data
 from semivox.training.run import RunFolder
+from semivox.training.windowing import make_windows
 
 DEFAULT_MINUTES = 60.0
 """Budget of a run that names none."""
+
+ARGUMENTS = {
+    "data": "DATASET, --labelled, --unlabelled and --labels",
+    "data.datasets": "DATASET",
+    "data.labelled": "--labelled",
+    "data.unlabelled": "--unlabelled",
+    "data.labels": "--labels",
+    "method": "--method",
+    "method.name": "--method",
+    "training.iterations": "--iterations",
+    "training.device": "--device",
+    "training.precision": "--precision",
+    "training.init_from": "--init-from",
+}
+"""Fields of the config on which plan and checks rest before there is a config: they are arguments, not settings."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +143,10 @@ def train(
         precision=precision,
         settings=tuple(settings),
     )
-    run.create()
-    with run.locked():
+    with run.begun():
         dataset = training_data(whole, labelled)
-        refuse_faults(dataset)
+        # A broken test label should not show only when the hours of training are over.
+        refuse_faults(whole.hide_labels(labelled) if test else dataset)
         with progress("reading scans") as report:
             prints = fingerprint(dataset, progress=report)
         config = configure(request, dataset, prints)
@@ -171,6 +187,9 @@ def resume(
                 f"{folder.path} trains a method of your own; name it again: --method {config.method.name}"
             )
         config = config.model_copy(update={"method": MethodChoice(name=method, settings=config.method.settings)})
+    device = choose_device(config.training.device)
+    chosen = {"device": device, "precision": choose_precision(config.training.precision, device)}
+    config = config.model_copy(update={"training": config.training.model_copy(update=chosen)})
     with folder.locked():
         if iterations is not None:
             config = extend(folder, config, iterations)
@@ -179,7 +198,7 @@ def resume(
         keep_heap()
         complete(folder, config, test)
     if folder.baseline.config.exists():
-        resume(folder.baseline.path, test=test)
+        resume(folder.baseline.path, iterations=config.training.iterations, test=test)
         write_report(folder.path)
     return folder.path
 
@@ -203,12 +222,17 @@ def refuse_faults(dataset: Dataset) -> None:
 def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config:
     """All that is decided before training, resolved: defaults, plan, overrides."""
     of_method, of_config = parse_assignments(request.settings)
+    for name in of_config:
+        if name in ARGUMENTS:
+            raise SettingError(f"-s {name}: plan and checks rest on it; give {ARGUMENTS[name]} instead")
     settings = method_settings(MethodChoice(name=request.method, settings=of_method))
     demand = find_method(request.method).demand(settings)
     device = choose_device(request.device)
     precision = choose_precision(request.precision, device)
     computed = AUTOCAST[precision] or torch.float32
     if request.plan is not None:
+        if request.network is not None:
+            raise SettingError(f"--network {request.network}: the plan {request.plan} names its network; leave it out")
         plan = Plan.load(request.plan)
     else:
         minutes = request.budget.minutes or (None if request.budget.iterations else DEFAULT_MINUTES)
@@ -220,15 +244,10 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         plan=plan,
         method=MethodChoice(name=request.method, settings=settings.model_dump(mode="json")),
         training=TrainingSettings(
-            iterations=request.budget.iterations or 1,
-            device=device,
-            devices=request.devices,
-            precision=precision,
-            init_from=request.init_from,
+            iterations=request.budget.iterations or 1, device=device, precision=precision, init_from=request.init_from
         ),
-        seed=request.seed,
     )
-    config = override(config, of_config)
+    config = override(config, {"seed": request.seed, "training.devices": request.devices} | of_config)
     refuse_contradictions(config, dataset)
     cost = estimate(
         config.plan,
@@ -239,6 +258,14 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         device=device,
         autocast=computed,
     )
+    memory_gib = installed_memory_gib(device)
+    if cost.peak_gib > memory_gib:
+        batch = config.plan.batch
+        raise ResourceError(
+            f"training needs about {cost.peak_gib:.0f} GiB of memory, there are {memory_gib:.0f}; lower"
+            " plan.batch.unlabelled, plan.batch.labelled or plan.patch"
+            f" (now {batch.labelled}+{batch.unlabelled} patches of {list(config.plan.patch)})"
+        )
     for note in config.plan.notes:
         say(f"plan: {note}")
     say(
@@ -250,6 +277,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
 
 def refuse_contradictions(config: Config, dataset: Dataset) -> None:
     """Raises where plan, method and data cannot go together."""
+    make_windows(config.plan, config.inference, config.training.precision)
     labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
     if not labelled:
         raise DataError(
@@ -331,6 +359,7 @@ def complete(run: RunFolder, config: Config, test: bool) -> None:
     """Does what is missing: training, the model, predictions, scores, the report."""
     whole = read_data(config.data)
     dataset = training_data(whole, config.data.labelled)
+    refuse_contradictions(config, dataset)
     if not (run.model / "model.json").exists():
         say(f"training {config.method.name}, {config.training.iterations} iterations, in {run.path}")
         fit_on_devices(config, run)
@@ -346,7 +375,7 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
     selected = run.best if config.training.selection == "validation" else run.last
     content = load_checkpoint(selected)
     method, problem = build(config, dataset)
-    method.load_state_dict(content["method"])
+    load_method(method, content)
     save_model(
         run.model,
         method,

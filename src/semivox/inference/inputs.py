@@ -53,7 +53,8 @@ def _in_folder(folder: Path) -> list[Input]:
 def _search(folder: Path, name: str) -> Iterator[Input]:
     """The cases in a folder; `name` is what a DICOM series that lies in it is called."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
+    # A link that leads nowhere is a case too: reading it tells so, where passing it over would lose the case.
+    files = [entry for entry in entries if entry.is_file() or not entry.exists()]
     images = [file for file in files if _ending(file)]
     if images:
         yield from _grouped(images)

@@ -105,6 +105,8 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
         facts = description["facts"]
         name = facts["method"]
         channels = tuple(description["channels"])
+        tasks = {task: tuple(names) for task, names in description["tasks"].items()}
+        file_ending, given_settings = description["file_ending"], dict(description["method_settings"])
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         missing = Path(str(error.filename or "model.safetensors")).name
@@ -119,17 +121,16 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
         raise RunError(f"{folder}: was made by another version of Semivox (format {description.get('format')})")
     name = _method_to_load(folder, name, method_name)
     try:
-        settings = find_method(name).Settings(**description["method_settings"])
+        settings = find_method(name).Settings(**given_settings)
     except ValidationError as error:
         raise RunError(f"{folder / 'model.json'}: method settings: {first_fault(error)}") from None
     problem = Problem(plan=plan, channels=len(channels), labels=labels)
     method = build_method(name, settings, problem)
     expected = inference_state(method)
-    if expected.keys() != weights.keys():
+    if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in weights.items()}:
         raise RunError(f"{folder}: its weights do not belong to its description; train anew")
     method.load_state_dict(weights, strict=False)
-    tasks = {task: tuple(names) for task, names in description["tasks"].items()}
-    return Model(method.eval(), problem, channels, tasks, description["file_ending"], facts)
+    return Model(method.eval(), problem, channels, tasks, file_ending, facts)
 
 
 def _method_to_load(folder: Path, recorded: str, given: str | None) -> str:

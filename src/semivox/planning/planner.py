@@ -326,6 +326,13 @@ def free_memory_gib(device: str) -> float:
     return psutil.virtual_memory().available / GIB * MEMORY_SHARE["cpu"]
 
 
+def installed_memory_gib(device: str) -> float:
+    """What there is in all, however much of it is in use now."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1] / GIB
+    return psutil.virtual_memory().total / GIB
+
+
 def describe(body: Body, plan: Plan) -> str:
     """What the scans are like, and how they are read."""
     size = times(round(length) for length in body.shape)

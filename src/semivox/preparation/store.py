@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class Store:
         try:
             with np.load(file, allow_pickle=False) as voxels:
                 return {int(index): voxels[index] for index in voxels.files}
-        except (OSError, ValueError):
+        except (OSError, EOFError, ValueError, BadZipFile):
             raise damaged(file, self.folder) from None
 
     def make_labels(

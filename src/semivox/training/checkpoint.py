@@ -11,11 +11,24 @@ from semivox.errors import RunError, first_line
 
 FORMAT = 1
 
+DOES_NOT_FIT = (
+    "the run's checkpoint does not fit its config.yaml; undo what was changed there since, or start a new run with"
+    " another --out"
+)
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors, numbers and strings (nested in dictionaries and lists) to `path` in one step."""
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, **content}, temporary)
+
+
+def load_method(method: torch.nn.Module, content: dict[str, Any]) -> None:
+    """Gives `method` the state in a checkpoint. Raises RunError where it is not the state of such a method."""
+    try:
+        method.load_state_dict(content["method"])
+    except (KeyError, TypeError, RuntimeError):
+        raise RunError(DOES_NOT_FIT) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from semivox.settings import Part, first_fault
 class DataSettings(Part):
     """Which scans, and which of their labels may be seen."""
 
-    datasets: tuple[Path, ...]
+    datasets: tuple[Path, ...] = Field(min_length=1)
     unlabelled: Path | None = None
     """A folder of further scans without labels."""
     labelled: int | dict[str, int] | None = None
@@ -102,7 +102,7 @@ class Config(Part):
     training: TrainingSettings
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     def save(self, path: Path) -> None:
         """Writes the config as YAML."""
@@ -113,7 +113,7 @@ class Config(Part):
         """Reads a run's config.yaml. Raises RunError in one line where it is not one."""
         try:
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{path.parent} is not a run folder: it has no {path.name}") from None
         except ValidationError as error:
             raise RunError(f"{path}: {first_fault(error)}") from None
@@ -177,7 +177,7 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise SettingError(f"-s: {first_fault(error)}") from None
+        raise SettingError(f"setting {first_fault(error)}") from None
 
 
 def _dotted(content: dict, prefix: str = "") -> list[str]:

@@ -25,11 +25,13 @@ from semivox.planning.demand import Views
 from semivox.sampling.batch import Batch
 from semivox.sampling.loader import PatchLoader, batches
 from semivox.sampling.views import make_batch
+from semivox.training.checkpoint import DOES_NOT_FIT, load_method
 from semivox.training.config import Config, TrainingSettings
 from semivox.training.optimisation import learning_rate_factor, make_optimiser
 
 # What Lightning says of devices, averages in eval mode and epochs is no news to our users.
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning.pytorch")
 
 MAX_SKIPPED = 20
@@ -220,11 +222,15 @@ class Engine(lightning.LightningModule):
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes back the step and the method's state; optimisers follow in `restore_optimisers`, once they exist."""
+        load_method(self.method, content)
         self.step = content["step"]
-        self.method.load_state_dict(content["method"])
 
     def restore_optimisers(self, content: dict[str, Any]) -> None:
         for optimiser, state in zip(self.trainer.optimizers, content["optimisers"], strict=True):
+            if [group.keys() for group in optimiser.param_groups] != [
+                {**group, "params": None}.keys() for group in state["param_groups"]
+            ]:
+                raise RunError(DOES_NOT_FIT)
             optimiser.load_state_dict(state)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and content["scaler"]:

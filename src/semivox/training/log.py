@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semivox.atomic import atomic_path
+from semivox.errors import RunError
 from semivox.training.engine import Engine
 
 
@@ -43,9 +44,15 @@ def columns(loss_names: list[str], class_names: tuple[str, ...]) -> list[str]:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a log.csv."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a log.csv. Raises RunError where it is damaged."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["step"]), float(row["elapsed_s"])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise RunError(f"{path}: is damaged; remove it and go on (nothing but the curves so far is lost)") from None
+    return rows
 
 
 class Log(lightning.Callback):

@@ -4,11 +4,11 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from semivox.errors import ResourceError, RunError
+from semivox.errors import ResourceError, RunError, SemivoxError
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class RunFolder:
     @property
     def environment(self) -> Path:
         return self.path / "environment.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
 
     @property
     def last(self) -> Path:
@@ -54,7 +58,7 @@ class RunFolder:
         return RunFolder(self.path / "baseline")
 
     def create(self) -> None:
-        """Makes the folder. Raises RunError where it holds a run already or cannot be written."""
+        """Makes the folder. Raises RunError where it holds a run or other files already, or cannot be written."""
         if self.config.exists():
             raise RunError(
                 f"{self.path} already holds a run; continue it with `semivox train --resume {self.path}`,"
@@ -62,6 +66,8 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if any(self.path.iterdir()) and not self.lock.exists():
+                raise RunError(f"--out {self.path}: holds other files; give a new folder")
             probe = self.path / ".probe"
             probe.write_bytes(b"\0")
             probe.unlink()
@@ -69,6 +75,32 @@ class RunFolder:
             raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give another folder") from None
         if shutil.disk_usage(self.path).free < 200 * 2**20:
             raise ResourceError(f"--out {self.path}: less than 200 MiB are free on its disk; free some or give another")
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """A new run: makes the folder and holds it, as `create` and `locked`.
+
+        Where a user's mistake ends the block before anything is trained, the folder goes away again: the mended command
+        can then simply be repeated.
+        """
+        self.create()
+        with self.locked():
+            try:
+                yield
+            except SemivoxError:
+                if not self.last.exists():
+                    self._clear()
+                raise
+
+    def _clear(self) -> None:
+        """Removes all that `begun` made; a link that led here stays."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        if not self.path.is_symlink():
+            self.path.rmdir()
 
     def forget_results(self) -> None:
         """Removes the model and what was made with it, so that a longer training makes them anew."""
@@ -79,11 +111,14 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run against other processes; what a killed one left half-written is cleared away."""
-        with open(self.path / ".lock", "w") as file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context(open(self.lock, "w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RunError(f"{self.path} is in use by another process; wait for it or give another --out") from None
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be written ({error.strerror}); make it writable") from None
             file.write(str(os.getpid()))
             file.flush()
             for leftover in [*self.path.glob(".writing-*"), *self.path.glob("*/.writing-*")]:
