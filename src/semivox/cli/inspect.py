@@ -1,6 +1,6 @@
 """Reads every file of a data set and tells all that is wrong with it, each fault with its file and its mend.
 
-Then shows what the scans look like and which setting the cases make. Ends with exit code 1 where a fault would stop
+Then shows what the scans look like and which setting the cases make. Ends with exit code 2 where a fault would stop
 training.
 """
 

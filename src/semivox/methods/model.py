@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from semivox.atomic import atomic_path, atomic_write_text
 from semivox.data.labels import LabelMap
-from semivox.errors import RunError, SettingError, first_line
+from semivox.errors import ResourceError, RunError, SettingError, first_line
 from semivox.methods import find_method
 from semivox.methods.method import Method, MethodSettings
 from semivox.methods.problem import Problem
@@ -60,7 +60,10 @@ def save_model(
     """Writes the weights of `method.inference_modules()` and the description."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in inference_state(method).items()}
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary)
+        try:
+            save_file(weights, temporary)
+        except SafetensorError as error:
+            raise ResourceError(f"{folder}: cannot be written ({first_line(error)}); free some space") from None
     description = {
         "format": FORMAT,
         "method_settings": method.settings.model_dump(mode="json"),

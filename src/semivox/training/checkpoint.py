@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from semivox.atomic import atomic_path
-from semivox.errors import RunError, first_line
+from semivox.errors import ResourceError, RunError, first_line
 
 FORMAT = 1
 
@@ -18,9 +18,18 @@ DOES_NOT_FIT = (
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors, numbers and strings (nested in dictionaries and lists) to `path` in one step."""
+    """Writes tensors, numbers and strings (nested in dictionaries and lists) to `path` in one step.
+
+    Raises ResourceError where the disk is full.
+    """
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        try:
+            torch.save({"format": FORMAT, **content}, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise ResourceError(
+                f"{path}: cannot be written ({first_line(error)}); free some space, then go on with"
+                f" `semivox train --resume {path.parents[1]}`"
+            ) from None
 
 
 def load_method(method: torch.nn.Module, content: dict[str, Any]) -> None:

@@ -74,6 +74,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"--out {self.path}: cannot be written ({error.strerror}); give another folder") from None
         if shutil.disk_usage(self.path).free < 200 * 2**20:
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
             raise ResourceError(f"--out {self.path}: less than 200 MiB are free on its disk; free some or give another")
 
     @contextmanager
