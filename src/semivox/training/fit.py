@@ -1,20 +1,23 @@
 """From a run's config to trained weights: builds everything the config names and runs the engine."""
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
+from torch.multiprocessing.spawn import ProcessException
 
 from semivox.data.case import Dataset
 from semivox.data.joining import read_datasets
 from semivox.data.labels import IGNORE
-from semivox.errors import ResourceError, RunError
+from semivox.errors import ResourceError, RunError, SemivoxError
 from semivox.methods import find_method
 from semivox.methods.method import Method
 from semivox.methods.model import build_method, load_model
@@ -22,6 +25,7 @@ from semivox.methods.problem import Problem
 from semivox.networks.network import Network
 from semivox.parallel import cores
 from semivox.planning.demand import Views
+from semivox.planning.plan import BatchSize
 from semivox.preparation.store import Store, make_store
 from semivox.progress import progress
 from semivox.sampling.loader import PatchLoader
@@ -29,12 +33,14 @@ from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
 from semivox.training.cpu import lay_out
 from semivox.training.engine import Engine, Span, make_trainer
-from semivox.training.interruption import Checkpoints
+from semivox.training.interruption import STOP, STOP_S, Checkpoints, FollowsRank0, Interrupted, sigterm_as_interrupt
 from semivox.training.log import Log
 from semivox.training.progress import TrainingProgress
 from semivox.training.run import RunFolder
 from semivox.training.validation import Validation
 from semivox.training.windowing import make_windows
+
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends ranks after an error is no news
 
 TIMED_STEPS = 40
 """Steps per stage that are timed to turn minutes into steps, at most."""
@@ -127,9 +133,19 @@ class _Timer(lightning.Callback):
 
 
 def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
-    """Times real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares."""
+    """Times real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares.
+
+    Of several devices one is timed, with its share of the batch: what they tell each other comes on top.
+    """
     method, _ = build(config, dataset)
-    timed = config.model_copy(update={"training": config.training.model_copy(update={"iterations": TIMED_STEPS})})
+    devices, batch = config.training.devices, config.plan.batch
+    share = BatchSize(labelled=batch.labelled // devices, unlabelled=batch.unlabelled // devices)
+    timed = config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"iterations": TIMED_STEPS, "devices": 1}),
+            "plan": config.plan.model_copy(update={"batch": share}),
+        }
+    )
     seconds = shares = 0.0
     for stage in method.stages():
         engine = make_engine(timed, dataset, store, method)
@@ -171,6 +187,8 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
             score = validation_score(config, dataset, store, method)
             callbacks.append(Validation(run, every, training.patience, score, log))
         callbacks += [log, TrainingProgress(), Checkpoints(run, training.checkpoint_every)]
+    else:
+        callbacks.append(FollowsRank0())
     remaining = len([span for span in engine.spans if span.end > engine.step])
     try:
         make_trainer(training, callbacks, remaining).fit(engine)
@@ -184,18 +202,36 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
 
 
 def fit_on_devices(config: Config, run: RunFolder) -> None:
-    """`fit` in this process, or in one process per device."""
+    """`fit` in this process, or in one process per device; what one of them raises for the user is raised here."""
     if config.training.devices == 1:
         fit(config, run)
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = (config, run, port)
-    torch.multiprocessing.start_processes(_fit_rank, arguments, nprocs=config.training.devices, start_method="spawn")
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    ranks = torch.multiprocessing.start_processes(
+        _fit_rank, (config, run, port, errors), nprocs=config.training.devices, join=False, start_method="spawn"
+    )
+    assert ranks is not None
+    try:
+        with sigterm_as_interrupt():
+            while not ranks.join():
+                pass
+    except KeyboardInterrupt:
+        os.kill(ranks.processes[0].pid, STOP)
+        ranks.processes[0].join(STOP_S)
+        for process in ranks.processes:
+            process.kill()
+            process.join()
+        raise Interrupted(f"stopped; continue with: semivox train --resume {run.path}") from None
+    except ProcessException:
+        if errors.empty():
+            raise
+        raise errors.get() from None
 
 
-def _fit_rank(rank: int, config: Config, run: RunFolder, port: int) -> None:
+def _fit_rank(rank: int, config: Config, run: RunFolder, port: int, errors: "SimpleQueue[Exception]") -> None:
     """One of several processes; Lightning finds its place in the environment."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
@@ -204,7 +240,11 @@ def _fit_rank(rank: int, config: Config, run: RunFolder, port: int) -> None:
         "NODE_RANK": "0",
         "WORLD_SIZE": str(config.training.devices),
     }
-    fit(config, run, rank)
+    try:
+        fit(config, run, rank)
+    except (SemivoxError, Interrupted) as error:
+        errors.put(error)
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,59 @@
+"""Several processes share a run: timed, stopped and refused as one."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from semivox.errors import RunError
+from semivox.training.checkpoint import load_checkpoint
+from semivox.training.config import Config
+from semivox.training.fit import fit, fit_on_devices, open_store, read_data, seconds_per_step, training_data
+from semivox.training.interruption import Interrupted
+from semivox.training.run import RunFolder
+
+
+def started(folder) -> RunFolder:
+    run = RunFolder(folder)
+    run.create()
+    return run
+
+
+def interrupt_once_logged(run: RunFolder) -> None:
+    """Ctrl-C, as soon as a step is in the log."""
+
+    def wait() -> None:
+        while not run.log.exists() or run.log.read_text(encoding="utf-8").count("\n") < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_minutes_are_turned_into_steps_with_one_device_and_its_share_of_the_batch(make_config):
+    config = make_config("supervised", iterations=1, devices=2)
+    dataset = training_data(read_data(config.data), None)
+    assert 0 < seconds_per_step(config, dataset, open_store(config, dataset)) < 30
+
+
+def test_ctrl_c_stops_all_processes_after_a_whole_step_that_is_saved(make_config, tmp_path):
+    config: Config = make_config("supervised", iterations=100_000, checkpoint_every=100_000, devices=2)
+    run = started(tmp_path / "run")
+    interrupt_once_logged(run)
+    with pytest.raises(Interrupted, match=f"semivox train --resume {run.path}"):
+        fit_on_devices(config, run)
+    assert 0 < load_checkpoint(run.last)["step"] < 100_000
+
+
+def test_an_error_of_one_process_is_the_error_of_the_run(make_config, tmp_path):
+    """Weights of a run with other networks do not fit: found in each process, told once, in one line."""
+    from semivox.experiments.train import keep_model
+
+    donor, other = started(tmp_path / "donor"), make_config("supervised", dimensions=2, iterations=1)
+    fit(other, donor)
+    keep_model(donor, other, training_data(read_data(other.data), None))
+    config = make_config("supervised", devices=2, init_from=donor.path)
+    with pytest.raises(RunError, match="its network differs from this run's"):
+        fit_on_devices(config, started(tmp_path / "run"))
