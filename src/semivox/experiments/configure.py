@@ -1,0 +1,190 @@
+"""All that is decided before a training starts: from what was asked for and what the data are like to a config."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from semivox.data.case import Dataset
+from semivox.errors import DataError, ResourceError, SettingError
+from semivox.methods import find_method
+from semivox.planning.cost import estimate
+from semivox.planning.fingerprint import Fingerprint
+from semivox.planning.plan import Plan
+from semivox.planning.planner import installed_memory_gib, make_plan
+from semivox.progress import say
+from semivox.training.config import (
+    Config,
+    DataSettings,
+    MethodChoice,
+    TrainingSettings,
+    method_settings,
+    override,
+    parse_assignments,
+)
+from semivox.training.device import AUTOCAST, choose_device, choose_precision
+from semivox.training.fit import open_store, seconds_per_step
+from semivox.training.windowing import make_windows
+
+DEFAULT_MINUTES = 60.0
+"""Budget of a run that names none."""
+
+ARGUMENTS = {
+    "data": "DATASET, --labelled, --unlabelled and --labels",
+    "data.datasets": "DATASET",
+    "data.labelled": "--labelled",
+    "data.unlabelled": "--unlabelled",
+    "data.labels": "--labels",
+    "method": "--method",
+    "method.name": "--method",
+    "training.iterations": "--iterations",
+    "training.device": "--device",
+    "training.precision": "--precision",
+    "training.init_from": "--init-from",
+}
+"""Fields of the config on which plan and checks rest before there is a config: they are arguments, not settings."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`iterations`, or `minutes` that are turned into iterations once, after some timed steps."""
+
+    iterations: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None and self.minutes is not None:
+            raise SettingError("--iterations and --max-minutes exclude each other; give one of them")
+        if self.iterations is not None and self.iterations < 1:
+            raise SettingError(f"--iterations {self.iterations}: give at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise SettingError(f"--max-minutes {self.minutes}: give more than 0")
+
+    @property
+    def limit_minutes(self) -> float | None:
+        """Minutes to turn into iterations, None where those are given."""
+        return None if self.iterations is not None else self.minutes or DEFAULT_MINUTES
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, before anything is derived from the data."""
+
+    data: DataSettings
+    method: str
+    budget: Budget
+    network: str | None = None
+    plan: Path | None = None
+    init_from: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    settings: tuple[str, ...] = ()
+
+
+def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config:
+    """All that is decided before training, resolved: defaults, plan, overrides."""
+    of_method, of_config = parse_assignments(request.settings)
+    for name in of_config:
+        if name in ARGUMENTS:
+            raise SettingError(f"-s {name}: plan and checks rest on it; give {ARGUMENTS[name]} instead")
+    settings = method_settings(MethodChoice(name=request.method, settings=of_method))
+    demand = find_method(request.method).demand(settings)
+    device = choose_device(request.device)
+    precision = choose_precision(request.precision, device)
+    computed = AUTOCAST[precision] or torch.float32
+    if request.plan is not None:
+        if request.network is not None:
+            raise SettingError(f"--network {request.network}: the plan {request.plan} names its network; leave it out")
+        plan = Plan.load(request.plan)
+    else:
+        plan = make_plan(
+            dataset,
+            prints,
+            demand,
+            network=request.network,
+            minutes=request.budget.limit_minutes,
+            device=device,
+            autocast=computed,
+        )
+    config = Config(
+        data=request.data,
+        plan=plan,
+        method=MethodChoice(name=request.method, settings=settings.model_dump(mode="json")),
+        training=TrainingSettings(
+            iterations=request.budget.iterations or 1, device=device, precision=precision, init_from=request.init_from
+        ),
+    )
+    config = override(config, {"seed": request.seed, "training.devices": request.devices} | of_config)
+    refuse_contradictions(config, dataset)
+    cost = estimate(
+        config.plan,
+        demand,
+        len(dataset.channels),
+        dataset.labels.count,
+        fingerprint=prints,
+        device=device,
+        autocast=computed,
+    )
+    memory_gib = installed_memory_gib(device)
+    if cost.peak_gib > memory_gib:
+        batch = config.plan.batch
+        raise ResourceError(
+            f"training needs about {cost.peak_gib:.0f} GiB of memory, there are {memory_gib:.0f}; lower"
+            " plan.batch.unlabelled, plan.batch.labelled or plan.patch"
+            f" (now {batch.labelled}+{batch.unlabelled} patches of {list(config.plan.patch)})"
+        )
+    for note in config.plan.notes:
+        say(f"plan: {note}")
+    say(
+        f"plan: about {cost.peak_gib:.1f} GiB of memory, {cost.step_s:.2g} s a step,"
+        f" {cost.store_gib:.2g} GiB of disk for prepared scans"
+    )
+    return config
+
+
+def refuse_contradictions(config: Config, dataset: Dataset) -> None:
+    """Raises where plan, method and data cannot go together."""
+    make_windows(config.plan, config.inference, config.training.precision)
+    labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
+    if not labelled:
+        raise DataError(
+            f"{dataset.name}: no training case has a label; add label files to labelsTr or raise --labelled"
+        )
+    if find_method(config.method.name).views.unlabelled and not unlabelled:
+        raise DataError(
+            f"{dataset.name}: method '{config.method.name}' learns from unlabelled scans; there are none. Hide labels"
+            " with --labelled N, add scans with --unlabelled DIR, or use --method supervised"
+        )
+    normalised = len(config.plan.preparation.normalisation)
+    if normalised != len(dataset.channels):
+        raise SettingError(
+            f"plan.preparation.normalisation has {normalised} entries but the data set has {len(dataset.channels)}"
+            " channels; give one per channel"
+        )
+    devices, batch = config.training.devices, config.plan.batch
+    if batch.labelled % devices or batch.unlabelled % devices:
+        raise SettingError(
+            f"a batch of {batch.labelled}+{batch.unlabelled} cannot be shared by {devices} devices; make"
+            " plan.batch.labelled and plan.batch.unlabelled multiples of --devices"
+        )
+    if config.training.selection == "validation" and not any(case.label for case in dataset.split("val")):
+        raise SettingError(
+            "training.selection is 'validation' but no validation case has a label; mark some with split `val` in"
+            " cases.csv, or leave the setting out"
+        )
+
+
+def settle_budget(budget: Budget, config: Config, dataset: Dataset) -> Config:
+    """Turns minutes into iterations: from here on the run is `--iterations N`."""
+    minutes = budget.limit_minutes
+    if minutes is None:
+        return config
+    store = open_store(config, dataset)
+    say("timing a few steps")
+    seconds = seconds_per_step(config, dataset, store)
+    iterations = max(int(minutes * 60 / seconds), 1)
+    say(f"a step takes {seconds:.2f} s: {iterations} iterations fit in {minutes:g} minutes")
+    training = config.training.model_copy(update={"iterations": iterations})
+    return config.model_copy(update={"training": training})
