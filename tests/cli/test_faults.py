@@ -20,7 +20,6 @@ import pytest
 import torch
 import yaml
 
-from conftest import tiny_plan
 from semivox.cli import main
 from semivox.data.case import Dataset
 
@@ -28,6 +27,13 @@ IMAGE, LABEL = "imagesTr/phantom_000_0000.nii.gz", "labelsTr/phantom_000.nii.gz"
 UNLABELLED = "imagesTr/phantom_003_0000.nii.gz"
 TEST_IMAGE, TEST_LABEL = "imagesTs/phantom_007_0000.nii.gz", "labelsTs/phantom_007.nii.gz"
 TRAIN = ("train", "data", "--plan", "plan.yaml", "--device", "cpu", "--precision", "32")
+
+PLAN = """
+preparation: {resample: none, normalisation: [{kind: zscore}]}
+patch: [16, 16, 12]
+batch: {labelled: 2, unlabelled: 2}
+network: {name: vnet, settings: {width: 4, levels: 2, norm: group}}
+"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def trained(phantom: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `data`, `plan.yaml` and `run`, two steps of training long."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(phantom.root, folder / "data")
-    tiny_plan().save(folder / "plan.yaml")
+    (folder / "plan.yaml").write_text(PLAN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main([*TRAIN, "--iterations", "2", "--out", "run"]) == 0

@@ -141,12 +141,12 @@ def test_sets_that_cannot_be_joined_are_told_as_a_fault(make_run) -> None:
     assert fault.mend == "name each data set once"
 
 
-def test_the_command_ends_with_1_where_training_would_stop(make_run, capsys) -> None:
+def test_the_command_ends_with_2_where_training_would_stop(make_run, capsys) -> None:
     run = make_run()
     assert main(["inspect", str(run.data)]) == 0
     assert "semi-supervised" in capsys.readouterr().out
     description = json.loads((run.data / "dataset.json").read_text())
     del description["labels"]["kidney"]
     (run.data / "dataset.json").write_text(json.dumps(description))
-    assert main(["inspect", str(run.data)]) == 1
+    assert main(["inspect", str(run.data)]) == 2
     assert "kidney" not in capsys.readouterr().err
