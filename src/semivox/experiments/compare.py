@@ -12,7 +12,7 @@ from semivox.errors import RunError
 from semivox.evaluation.evaluate import without_nan
 from semivox.evaluation.scores import METRICS
 from semivox.evaluation.statistics import Paired, bootstrap_interval, compare_paired, mean_of_defined
-from semivox.reporting.record import Record, flatten, read_record
+from semivox.reporting.record import NOTHING, Record, flatten, read_record
 
 MEAN = "mean"
 """Stands for the mean over classes, as in metrics.json."""
@@ -98,7 +98,9 @@ def compare(runs: Sequence[Path]) -> Comparison:
     names, unit = _common(records)
     grouped: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in records:
-        settings = tuple((key, value) for key, value in flatten(record.config) if key not in BESIDE)
+        # What is none says nothing: a run of an older version lacks the setting.
+        told = ((key, value) for key, value in flatten(record.config) if key not in BESIDE and value != NOTHING)
+        settings = tuple(told)
         grouped.setdefault(settings, []).append(record)
     for members in grouped.values():
         _check_seeds(members)
@@ -236,9 +238,7 @@ def _titles(settings: list[dict[str, str]]) -> list[str]:
     labelled = [", ".join(value for key, value in own.items() if key.startswith("data.labelled")) for own in settings]
     for own, number in zip(settings, labelled, strict=True):
         method = own.get("method.name", "unknown method")
-        titles.append(
-            f"{method}, {'all' if number == 'none' else number} labelled" if len(set(labelled)) > 1 else method
-        )
+        titles.append(f"{method}, {number or 'all'} labelled" if len(set(labelled)) > 1 else method)
     told = []
     for own, title in zip(settings, titles, strict=True):
         rivals = [other for other, name in zip(settings, titles, strict=True) if name == title]

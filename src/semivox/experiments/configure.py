@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,6 +105,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
             prints,
             demand,
             network=request.network,
+            settings=of_network(of_config),
             minutes=request.budget.limit_minutes,
             device=device,
             autocast=computed,
@@ -142,6 +144,15 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         f" {cost.store_gib:.2g} GiB of disk for prepared scans"
     )
     return config
+
+
+def of_network(values: dict[str, Any]) -> dict[str, Any]:
+    """The network's settings among dotted names of the config; a plan is made around them."""
+    prefix = "plan.network.settings"
+    whole = values.get(prefix)
+    return (whole if isinstance(whole, dict) else {}) | {
+        name.removeprefix(f"{prefix}."): value for name, value in values.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def refuse_contradictions(config: Config, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """`semivox predict`: scans in, label maps out. Needs a run's model folder, never the training data."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -15,7 +16,7 @@ from semivox.data.case import DEFAULT
 from semivox.errors import RunError, SettingError, unknown
 from semivox.inference.inputs import Input, find_inputs
 from semivox.inference.pipeline import Outputs, predict_cases
-from semivox.methods.model import Model, load_model
+from semivox.methods.model import Model, inference_state, load_model
 from semivox.progress import progress
 from semivox.settings import first_fault
 from semivox.training.config import InferenceSettings
@@ -29,7 +30,7 @@ TOLD = ("method", "dataset", "step", "selection", "seed", "scored_split")
 
 def predict(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     ensemble: Sequence[str | Path] = (),
@@ -56,7 +57,8 @@ def predict(
             )
     if task is not None and task not in first.tasks:
         raise unknown("task", task, first.tasks or [DEFAULT])
-    found = find_inputs([Path(path) for path in inputs], len(first.channels))
+    paths = [inputs] if isinstance(inputs, str | Path) else inputs
+    found = find_inputs([Path(path) for path in paths], len(first.channels))
     keep_heap()
     return predict_inputs(
         models,
@@ -106,7 +108,7 @@ def predict_inputs(
         if device == "cpu":
             lay_out(model.method)
     volume_predictors = [volume_predictor(model, settings, task) for model in models]
-    note_model(out, first)
+    note_model(out, models, task, settings)
     outputs = Outputs(
         out,
         first.file_ending,
@@ -137,18 +139,31 @@ def volume_predictor(model: Model, settings: InferenceSettings, task: str) -> Ca
     return lambda volume: model.method.predict_volume(volume, windows, task)
 
 
-def note_model(out: Path, model: Model) -> None:
-    """Writes prediction.json; refuses a folder whose predictions came from another model."""
-    labels = model.problem.labels
+def note_model(out: Path, models: Sequence[Model], task: str, settings: InferenceSettings) -> None:
+    """Writes prediction.json; refuses a folder whose predictions came from other weights or settings."""
+    first = models[0]
+    labels = first.problem.labels
     content = {
         "labels": dict(zip(labels.names, labels.values, strict=True)),
         "regions": labels.regions,
-        "model": {key: model.facts[key] for key in TOLD},
+        "model": {key: first.facts[key] for key in ("method", "dataset", "step", "selection", "seed", "scored_split")},
+        "weights_sha256": [weights_sha256(model) for model in models],
+        "task": task,
+        "settings": settings.model_dump(mode="json", include={"overlap", "flips", "largest_component"}),
     }
     path = out / "prediction.json"
     try:
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(content)):
-            raise RunError(f"{out} holds predictions of another model; give another --out, or delete them")
+            raise RunError(f"{out} holds predictions of another model or setting; give another --out, or delete them")
         atomic_write_text(path, json.dumps(content, indent=1))
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+
+
+def weights_sha256(model: Model) -> str:
+    """SHA-256 of the weights that predict, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(inference_state(model.method).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

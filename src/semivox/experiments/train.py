@@ -12,7 +12,7 @@ from semivox.errors import DataError, SettingError
 from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.configure import Budget, Request, configure, refuse_contradictions, settle_budget
 from semivox.experiments.predict import inference_settings, predict_inputs
-from semivox.methods import find_method
+from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
 from semivox.planning.fingerprint import Fingerprint, fingerprint
 from semivox.progress import progress, say
@@ -27,7 +27,7 @@ from semivox.training.run import RunFolder
 
 
 def train(
-    datasets: Sequence[str | Path],
+    datasets: str | Path | Sequence[str | Path],
     method: str = "mean_teacher",
     *,
     out: str | Path | None = None,
@@ -57,6 +57,8 @@ def train(
     Raises SemivoxError subclasses for what a user can mend; `Interrupted` after SIGINT or SIGTERM (all is saved).
     """
     find_method(method)
+    method = registered_name(method)
+    datasets = [datasets] if isinstance(datasets, str | Path) else datasets
     data = DataSettings(
         datasets=tuple(Path(path).resolve() for path in datasets),
         unlabelled=Path(unlabelled).resolve() if unlabelled else None,
@@ -128,6 +130,10 @@ def resume(
     with folder.locked():
         if iterations is not None:
             config = extend(folder, config, iterations)
+        if not folder.environment.exists():  # the folder held a config.yaml alone
+            dataset = training_data(read_data(config.data), config.data.labelled)
+            with progress("reading scans") as report:
+                record_environment(folder, fingerprint(dataset, progress=report))
         if baseline and not folder.baseline.config.exists():
             prepare_baseline(folder, config)
         keep_heap()

@@ -31,6 +31,13 @@ def method_names() -> list[str]:
     return [*METHODS, *(name for name in offered if name not in METHODS)]
 
 
+def registered_name(name: str) -> str:
+    """The name under which a method is listed, for one of its names; others (files, entry points) stay as they are."""
+    normal = name.lower().replace("-", "_")
+    normal = ALIASES.get(normal, normal)
+    return normal if normal in METHODS else name
+
+
 def find_method(name: str) -> "type[Method]":
     """The class of a method by registered name, alias, entry point, or `file.py:Class`.
 
@@ -38,10 +45,9 @@ def find_method(name: str) -> "type[Method]":
     """
     if ".py:" in name:
         return _from_file(name)
-    normal = name.lower().replace("-", "_")
-    normal = ALIASES.get(normal, normal)
-    if normal in METHODS:
-        module, _, attribute = METHODS[normal].partition(":")
+    listed = registered_name(name)
+    if listed in METHODS:
+        module, _, attribute = METHODS[listed].partition(":")
         return getattr(importlib.import_module(module), attribute)
     for point in importlib.metadata.entry_points(group="semivox.methods"):
         if point.name == name:

@@ -76,10 +76,9 @@ class MonaiNetwork(Network):
 
     def _build(self, kind: type[nn.Module], settings: dict[str, Any], patch: Sequence[int] | None) -> nn.Module:
         parameters = inspect.signature(kind).parameters
-        free = [key for key in parameters if key not in FROM_DATA]
         for key in settings:
-            if key not in free:
-                raise unknown(f"setting of network '{self.name}'", key, free)
+            if key not in free_parameters(kind):
+                raise unknown(f"setting of network '{self.name}'", key, free_parameters(kind))
         given: dict[str, Any] = {
             "spatial_dims": self.dimensions,
             "in_channels": self.channels,
@@ -128,6 +127,16 @@ class MonaiNetwork(Network):
             return first_line(error)
         expected = (2, self.classes, *size)
         return None if tuple(logits.shape) == expected else f"output {tuple(logits.shape)} where {expected} is due"
+
+
+def free_parameters(kind: type[nn.Module]) -> dict[str, Any]:
+    """The settings that a network of MONAI takes, each with its default; `empty` of inspect where it has none."""
+    defaults = DEFAULTS.get(kind.__name__, {})
+    return {
+        key: defaults.get(key, parameter.default)
+        for key, parameter in inspect.signature(kind).parameters.items()
+        if key not in FROM_DATA
+    }
 
 
 def network_classes() -> dict[str, type[nn.Module]]:

@@ -6,7 +6,7 @@ streams and views. And where time is short, so that too few steps would fit, the
 trained long enough at half the resolution beats one hardly trained at the full one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
@@ -88,6 +88,7 @@ def make_plan(
     demand: Demand,
     *,
     network: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     memory_gib: float | None = None,
     minutes: float | None = None,
     iterations: int | None = None,
@@ -97,7 +98,8 @@ def make_plan(
 ) -> Plan:
     """The plan for a method that needs `demand`, from the training scans of `fingerprint`.
 
-    `network`: a registered name; None takes V-Net in 3-D and U-Net in 2-D. `memory_gib`: None takes most of what is
+    `network`: a registered name; None takes V-Net in 3-D and U-Net in 2-D. `settings`: the network's that are not to be
+    chosen here, as patch and memory depend on them. `memory_gib`: None takes most of what is
     free. `minutes`: time for training; where fewer than `iterations` steps (None: `ENOUGH_STEPS`) fit, the batch is
     halved, then the scans are made coarser, and `Plan.notes` says so. `autocast`, `flop_per_s`: as in `cost.estimate`.
     Raises ResourceError where not even a small patch fits in memory, DataError where pictures and volumes are mixed.
@@ -109,6 +111,7 @@ def make_plan(
         normalisation=normalisation(fingerprint),
         classes=dataset.labels.count,
         network=network or {2: "unet", 3: "vnet"}[body.dimensions],
+        given=dict(settings or {}),
         device=device,
         precision=autocast or cost.auto_precision(device),
         limit_gib=memory_gib if memory_gib is not None else free_memory_gib(device),
@@ -149,6 +152,8 @@ class Drafting:
     normalisation: tuple[Normalisation, ...]
     classes: int
     network: str
+    given: dict[str, Any]
+    """Settings of the network that are decided already."""
     device: str
     precision: torch.dtype
     limit_gib: float
@@ -186,11 +191,11 @@ class Drafting:
         )
 
     def settings(self, patch: tuple[int, ...], spacing_mm: tuple[float, ...]) -> dict[str, Any]:
-        """The network's settings for this patch, as far as they differ from its defaults."""
+        """The network's settings for this patch, as far as they differ from its defaults or are given."""
         if self.network.startswith(MONAI):
-            return {}
-        planned = network_settings(self.network, len(patch), patch=patch, spacing_mm=spacing_mm)
-        return planned.model_dump(mode="json", exclude_defaults=True)
+            return self.given
+        planned = network_settings(self.network, len(patch), self.given, patch, spacing_mm)
+        return planned.model_dump(mode="json", exclude_defaults=True) | self.given
 
     def aligned(self, patch: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
         """The patch in multiples of what the network divides it by."""

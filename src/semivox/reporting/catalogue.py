@@ -3,7 +3,7 @@
 import inspect
 
 from semivox.methods import ALIASES, find_method, method_names
-from semivox.networks import NETWORKS, find_network
+from semivox.networks import MONAI, NETWORKS, find_network
 from semivox.reporting.settings import Field, fields
 
 
@@ -59,9 +59,16 @@ def list_networks() -> str:
 def describe_network(name: str) -> str:
     """Docstring and settings of a network."""
     Kind = find_network(name)
-    settings = _settings(fields(Kind.Settings))
+    settings = _monai_settings(name) if name.startswith(MONAI) else _settings(fields(Kind.Settings))
     heading = "settings (-s plan.network.settings.NAME=VALUE):"
     return "\n".join([name, "", inspect.cleandoc(Kind.__doc__ or ""), "", heading, *settings])
+
+
+def _monai_settings(name: str) -> list[str]:
+    from semivox.networks.monai_network import find_class, free_parameters
+
+    settings = free_parameters(find_class(name.removeprefix(MONAI)))
+    return [f"  {key}" if value is inspect.Parameter.empty else f"  {key} = {value}" for key, value in settings.items()]
 
 
 def _settings(described: list[Field]) -> list[str]:

@@ -114,7 +114,10 @@ class Config(Part):
         try:
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+            raise RunError(
+                f"{path.parent} is not a run folder: it has no {path.name}; where a run was stopped before it was"
+                " planned, give its first command again"
+            ) from None
         except ValidationError as error:
             raise RunError(f"{path}: {first_fault(error)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -126,7 +129,9 @@ def method_settings(choice: MethodChoice) -> MethodSettings:
     Settings = find_method(choice.name).Settings
     for name in choice.settings:
         if name not in Settings.model_fields:
-            raise unknown(f"setting of method '{choice.name}'", name, Settings.model_fields)
+            sections: dict[str, type[Part]] = {"training": TrainingSettings, "inference": InferenceSettings}
+            elsewhere = [f"{section}.{name}" for section, Kind in sections.items() if name in Kind.model_fields]
+            raise unknown(f"setting of method '{choice.name}'", name, elsewhere or Settings.model_fields)
     try:
         return Settings(**choice.settings)
     except ValidationError as error:
