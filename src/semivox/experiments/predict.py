@@ -146,7 +146,7 @@ def note_model(out: Path, models: Sequence[Model], task: str, settings: Inferenc
     content = {
         "labels": dict(zip(labels.names, labels.values, strict=True)),
         "regions": labels.regions,
-        "model": {key: first.facts[key] for key in ("method", "dataset", "step", "selection", "seed", "scored_split")},
+        "model": {key: first.facts[key] for key in TOLD},
         "weights_sha256": [weights_sha256(model) for model in models],
         "task": task,
         "settings": settings.model_dump(mode="json", include={"overlap", "flips", "largest_component"}),
