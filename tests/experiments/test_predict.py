@@ -1,6 +1,7 @@
 """Prediction of scans as users bring them."""
 
 import itertools
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -149,3 +150,28 @@ def test_flips_uncertainty_and_largest_component_leave_whole_files(make_run, pha
         assert 0 < values.max() <= 1
     with pytest.raises(SettingError, match="a patch has no axis 5"):
         semivox.predict(tmp_path / "run0", phantom.root / "imagesTs", tmp_path / "other", settings={"flips": [5]})
+
+
+def test_a_task_leaves_the_classes_of_others_out(make_run, phantom, tmp_path):
+    run = make_run()
+    description = json.loads((run.model / "model.json").read_text(encoding="utf-8"))
+    description["tasks"] = {"first": phantom.labels.foreground[:1], "rest": phantom.labels.foreground[1:]}
+    (run.model / "model.json").write_text(json.dumps(description), encoding="utf-8")
+
+    def predicted(task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        case = phantom.split("test")[0]
+        out = tmp_path / str(task)
+        (label,) = semivox.predict(run.path, case.images[0], out, task=task, probabilities=True)
+        probabilities = np.load(out / f"{case.id}_probabilities.npz")["probabilities"]
+        return np.asarray(nib.load(label).dataobj), probabilities.astype(np.float32)
+
+    (whole, of_all), (rest, of_rest) = predicted(None), predicted("rest")
+    assert 1 in whole
+    assert 1 not in rest
+    np.testing.assert_allclose(of_rest[0], of_all[0] + of_all[1], atol=2e-3)
+    assert not of_rest[1].any()
+    assert np.array_equal(of_rest[2:], of_all[2:])
+    told = json.loads((tmp_path / "rest" / "prediction.json").read_text(encoding="utf-8"))
+    assert list(told["labels"]) == ["background", *phantom.labels.foreground[1:]]
+    with pytest.raises(SettingError, match="unknown task 'frist'; did you mean 'first'"):
+        predicted("frist")

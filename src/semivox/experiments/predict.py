@@ -42,10 +42,10 @@ def predict(
 ) -> list[Path]:
     """Predicts scans with a trained model and returns the label files written, in the order of the cases.
 
-    inputs: image files, folders of them (nnU-Net names or one file per case), DICOM series. out: folder; cases that
-    are complete there are skipped. ensemble: further runs whose probabilities are averaged in. task: which label set to
-    predict, for a model of several. method: `file.py:Class`, for a model whose method lies in a file. settings:
-    overrides of `InferenceSettings`.
+    inputs: image files, folders of them (nnU-Net names or one file per case), DICOM series. out: folder; cases that are
+    complete there are skipped. ensemble: further runs whose probabilities are averaged in. task: which label set to
+    predict, for a model of several; other classes are background then. method: `file.py:Class`, for a model whose
+    method lies in a file. settings: overrides of `InferenceSettings`.
     """
     models = [_load(Path(folder), method) for folder in (run, *ensemble)]
     first = models[0]
@@ -117,13 +117,21 @@ def predict_inputs(
         probabilities=probabilities,
     )
 
+    outside = classes_outside(first, task)
+
     def mean(volume: Tensor) -> Tensor:
-        return reduce(torch.add, (one(volume) for one in volume_predictors)) / len(volume_predictors)
+        mean = reduce(torch.add, (one(volume) for one in volume_predictors))
+        if len(models) > 1:
+            mean /= len(models)
+        for index in outside:
+            mean[0] += mean[index]
+            mean[index] = 0
+        return mean
 
     with progress("predicting") as report:
         return predict_cases(
             inputs,
-            mean if len(models) > 1 else volume_predictors[0],
+            mean,
             first.problem.plan.preparation,
             first.channels,
             first.problem.labels,
@@ -139,12 +147,20 @@ def volume_predictor(model: Model, settings: InferenceSettings, task: str) -> Ca
     return lambda volume: model.method.predict_volume(volume, windows, task)
 
 
+def classes_outside(model: Model, task: str) -> list[int]:
+    """The classes that are background in `task`: all that it does not name, none where it is not one of several."""
+    names = model.problem.labels.names
+    inside = model.tasks.get(task, names)
+    return [index for index, name in enumerate(names) if index and name not in inside]
+
+
 def note_model(out: Path, models: Sequence[Model], task: str, settings: InferenceSettings) -> None:
     """Writes prediction.json; refuses a folder whose predictions came from other weights or settings."""
     first = models[0]
-    labels = first.problem.labels
+    labels, outside = first.problem.labels, classes_outside(first, task)
+    named = zip(labels.names, labels.values, strict=True)
     content = {
-        "labels": dict(zip(labels.names, labels.values, strict=True)),
+        "labels": dict(label for index, label in enumerate(named) if index not in outside),
         "regions": labels.regions,
         "model": {key: first.facts[key] for key in TOLD},
         "weights_sha256": [weights_sha256(model) for model in models],
