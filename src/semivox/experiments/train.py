@@ -167,9 +167,10 @@ def record_environment(run: RunFolder, prints: Fingerprint) -> None:
 
 
 def prepare_baseline(run: RunFolder, config: Config) -> None:
-    """Lays out the labelled-only run beside `run`: same steps, seed, plan and views."""
-    settings = find_method("supervised").Settings()
-    choice = MethodChoice(name="supervised", settings=settings.model_dump(mode="json"))
+    """Lays out the labelled-only run beside `run`: same steps, seed, plan, views and averaging of weights."""
+    Settings = find_method("supervised").Settings
+    shared = {name: value for name, value in config.method.settings.items() if name in Settings.model_fields}
+    choice = MethodChoice(name="supervised", settings=Settings(**shared).model_dump(mode="json"))
     run.baseline.create()
     atomic_write_text(run.baseline.environment, run.environment.read_text(encoding="utf-8"))
     config.model_copy(update={"method": choice}).save(run.baseline.config)

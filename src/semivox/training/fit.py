@@ -19,6 +19,7 @@ from semivox.data.joining import read_datasets
 from semivox.data.labels import IGNORE
 from semivox.errors import ResourceError, RunError, SemivoxError
 from semivox.methods import find_method
+from semivox.methods.average import Average
 from semivox.methods.method import Method
 from semivox.methods.model import build_method, load_model
 from semivox.methods.problem import Problem
@@ -27,7 +28,7 @@ from semivox.parallel import cores
 from semivox.planning.demand import Views
 from semivox.planning.plan import BatchSize
 from semivox.preparation.store import Store, make_store
-from semivox.progress import progress
+from semivox.progress import progress, say
 from semivox.sampling.loader import PatchLoader
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
@@ -41,6 +42,9 @@ from semivox.training.validation import Validation
 from semivox.training.windowing import make_windows
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends ranks after an error is no news
+
+LONG_AVERAGE = 0.2
+"""Share of a run beyond which an average of weights is too slow to follow."""
 
 TIMED_STEPS = 40
 """Steps per stage that are timed to turn minutes into steps, at most."""
@@ -181,6 +185,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     if engine.step >= training.iterations:
         return
     if rank == 0:
+        warn_of_long_averages(method, training.iterations)
         log = Log(run.log, training.log_every, dataset.labels.names)
         if training.selection == "validation":
             every = training.validate_every or max(training.iterations // 10, 1)
@@ -199,6 +204,17 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
             f"out of memory at step {engine.step}; lower plan.batch.unlabelled, plan.batch.labelled or plan.patch"
             f" (now {config.plan.batch.labelled}+{config.plan.batch.unlabelled} patches of {list(config.plan.patch)})"
         ) from None
+
+
+def warn_of_long_averages(method: Method, iterations: int) -> None:
+    """Says so where an average of weights reaches back over so much of the run that its beginning spoils the end."""
+    decays = [module.decay for module in method.modules() if isinstance(module, Average)]
+    steps = 1 / (1 - max(decays, default=0.0))
+    if steps > LONG_AVERAGE * iterations:
+        say(
+            f"the weights are averaged over about {steps:.0f} steps, a large part of {iterations}; for so short a run"
+            " lower the average's decay, e.g. -s average_decay=0.95"
+        )
 
 
 def fit_on_devices(config: Config, run: RunFolder) -> None:
