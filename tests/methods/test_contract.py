@@ -33,7 +33,7 @@ class Built:
         self.method.train()
 
     def batch(self, step: int = 0):
-        raw = self.engine.make_loader(self.method.views)[step]
+        raw = self.engine.make_loader(self.engine.views(self.engine.spans[0].stage))[step]
         return self.engine.on_after_batch_transfer(raw, 0)
 
     def losses(self, batch) -> dict[str, torch.Tensor]:

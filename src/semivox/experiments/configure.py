@@ -163,7 +163,8 @@ def refuse_contradictions(config: Config, dataset: Dataset) -> None:
         raise DataError(
             f"{dataset.name}: no training case has a label; add label files to labelsTr or raise --labelled"
         )
-    if find_method(config.method.name).views.unlabelled and not unlabelled:
+    demand = find_method(config.method.name).demand(method_settings(config.method))
+    if demand.views.unlabelled and not unlabelled:
         raise DataError(
             f"{dataset.name}: method '{config.method.name}' learns from unlabelled scans; there are none. Hide labels"
             " with --labelled N, add scans with --unlabelled DIR, or use --method supervised"

@@ -1,4 +1,4 @@
-"""Where a run stands: what ramps, schedules and averages go by."""
+"""Where a run stands: what ramps, schedules, averages and draws for a whole step go by."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,9 @@ class Clock:
     stage: str = "train"
     stage_step: int = 0
     stage_iterations: int = 0
+    seed: int = 0
+    """A function of (run seed, step), the same on every rank: for what is drawn once a step. What is drawn per sample
+    comes from `Stream.seeds`."""
 
     @property
     def progress(self) -> float:

@@ -54,7 +54,8 @@ class Method(nn.Module):
     """Base class. A subclass gives `losses`, usually `build`, `views` and `Settings`; the rest where it needs more."""
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
-    views: Views = Views()
+    views: ClassVar[Views] = Views()
+    """Views of every stage, where they depend on no setting; else `demand` says them."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Network capabilities that the method relies on."""
     paper: ClassVar[str] = ""
@@ -66,7 +67,10 @@ class Method(nn.Module):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        """What a step costs, for planning. The default is labelled-only training of one network."""
+        """What a step needs and costs: its views for sampling, its counts for planning.
+
+        The default is labelled-only training of one network on `views`.
+        """
         return Demand(views=cls.views)
 
     def build(self, problem: Problem) -> None:

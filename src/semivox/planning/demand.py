@@ -19,6 +19,8 @@ class Views:
     unlabelled: tuple[str, ...] = ()
     unlabelled_batches: int = 1
     clip: int = 1
+    signed_distance: bool = False
+    """Whether `Stream.signed_distance` is made of the labelled stream's labels."""
 
     def __post_init__(self) -> None:
         for kind in (*self.labelled, *self.unlabelled):

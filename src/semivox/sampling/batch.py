@@ -40,6 +40,9 @@ class Stream:
     every view but `plain` have it; it is the identity where all views are plain."""
     pseudo: Tensor | None = None
     """Pseudo-labels (B, *space) stored by an earlier stage, int64, `IGNORE` where none."""
+    signed_distance: Tensor | None = None
+    """Signed distance maps (B, K - 1, *space) float32 of the label's foreground classes, where `Views` asks for them;
+    see `sampling.signed_distance`."""
     clip: Tensor | None = None
     """(B,) int64, for a 2-D plan: the clip (of this batch) that a slice belongs to."""
     slice_index: Tensor | None = None

@@ -7,7 +7,7 @@ run goes on where the checkpoint stands. A stage of the method is an epoch of Li
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -23,6 +23,7 @@ from semivox.methods.clock import Clock
 from semivox.methods.method import Method, Optimiser, Stage
 from semivox.planning.demand import Views
 from semivox.sampling.batch import Batch
+from semivox.sampling.draws import seed_of
 from semivox.sampling.loader import PatchLoader, batches
 from semivox.sampling.views import make_batch
 from semivox.training.checkpoint import DOES_NOT_FIT, load_method
@@ -92,12 +93,13 @@ class Engine(lightning.LightningModule):
             stage=span.stage.name,
             stage_step=self.step - span.start,
             stage_iterations=span.end - span.start,
+            seed=seed_of(self.config.seed, "step", self.step),
         )
 
     def views(self, stage: Stage) -> Views:
         """The method's views in `stage`."""
-        views = self.method.views
-        return views if stage.unlabelled else Views(labelled=views.labelled, clip=views.clip)
+        views = self.method.demand(self.method.settings).views
+        return views if stage.unlabelled else replace(views, unlabelled=())
 
     # What Lightning calls ------------------------------------------------------------------------------------------
 
