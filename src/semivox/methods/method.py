@@ -59,6 +59,8 @@ class Method(nn.Module):
     requires: ClassVar[frozenset[str]] = frozenset()
     """Network capabilities that the method relies on."""
     paper: ClassVar[str] = ""
+    covers: ClassVar[tuple[str, ...]] = ("SSL", "partial labels")
+    """The settings that the method was made for or treats soundly: SSL, imbalanced SSL, UDA, SemiDG, partial labels."""
 
     def __init__(self, settings: MethodSettings | None = None) -> None:
         super().__init__()

@@ -45,3 +45,12 @@ class Demand:
     labelled_forwards: int = 1
     unlabelled_forwards: int = 0
     teacher_forwards: int = 0
+
+    @property
+    def relative_cost(self) -> float:
+        """A step's arithmetic in units of labelled-only training on the labelled batch, both streams of one size.
+
+        The floor of what the formula needs: a pass with its backward pass counts three, one without gradient one.
+        """
+        unlabelled = self.unlabelled_forwards + self.teacher_forwards / 3
+        return self.labelled_forwards + unlabelled * self.views.unlabelled_batches

@@ -1,49 +1,97 @@
 """Methods and networks as text, made from their docstrings and settings, so that it cannot grow stale."""
 
 import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
 
-from semivox.methods import ALIASES, find_method, method_names
+from semivox.methods import ALIASES, find_method, method_names, registered_name
+from semivox.methods.method import Method
 from semivox.networks import MONAI, NETWORKS, find_network
 from semivox.reporting.settings import Field, fields
 
 
 def list_methods() -> str:
-    """One line a method: name, what its step costs, paper."""
-    rows = []
+    """One line a method: name, the settings it covers, what its step costs, paper."""
+    rows = [("method", "settings", "cost", "paper")]
     for name in method_names():
         Kind = find_method(name)
-        demand = Kind.demand(Kind.Settings())
-        forwards = demand.labelled_forwards + demand.unlabelled_forwards
-        cost = f"{demand.networks} trained, {forwards}+{demand.teacher_forwards} passes"
-        rows.append((name, cost, Kind.paper))
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name:<{width}}  {cost:<22}  {paper}" for name, cost, paper in rows]
-    header = f"{'method':<{width}}  {'a step costs':<22}  paper"
-    footer = "Passes of the network a step: with + without gradient. `semivox methods NAME` explains one."
-    return "\n".join([header, *lines, "", footer])
+        cost = Kind.demand(Kind.Settings()).relative_cost
+        rows.append((name, ", ".join(Kind.covers), f"{cost:.1f}", Kind.paper))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    footer = (
+        "cost: arithmetic of a step, labelled-only training is 1 (both streams of one size). `semivox methods NAME`"
+        " explains one.\nSSL: semi-supervised learning; partial labels: each data set labels its own organs."
+    )
+    return "\n".join([*lines, "", footer])
 
 
 def describe_method(name: str) -> str:
     """Docstring, views, cost and settings of a method."""
     Kind = find_method(name)
-    demand = Kind.demand(Kind.Settings())
-    views = demand.views
-    aliases = [alias for alias, target in ALIASES.items() if target == name]
+    aliases = aliases_of(name)
     return "\n".join(
         [
-            f"{name}" + (f" (also: {', '.join(aliases)})" if aliases else ""),
+            f"{registered_name(name)}" + (f" (also: {', '.join(aliases)})" if aliases else ""),
             "",
             inspect.cleandoc(Kind.__doc__ or ""),
             "",
-            f"views: labelled {', '.join(views.labelled)}; unlabelled {', '.join(views.unlabelled) or 'none'}",
-            f"networks: {demand.networks} trained, {demand.averages} averaged",
-            f"passes a step: {demand.labelled_forwards} of each labelled sample, {demand.unlabelled_forwards} of each"
-            f" unlabelled one, {demand.teacher_forwards} without gradient",
+            *needs(Kind),
             "",
             "settings (-s NAME=VALUE):",
             *_settings(fields(Kind.Settings)),
         ]
     )
+
+
+def aliases_of(name: str) -> list[str]:
+    """The other names of a listed method."""
+    return [alias for alias, target in ALIASES.items() if target == registered_name(name)]
+
+
+def needs(Kind: type[Method]) -> list[str]:
+    """What a method asks for: one line each for settings, views, networks, passes and cost."""
+    demand = Kind.demand(Kind.Settings())
+    views = demand.views
+    targets = "; signed distance maps of the labels" if views.signed_distance else ""
+    requires = f"; the network must give {', '.join(sorted(Kind.requires))}" if Kind.requires else ""
+    return [
+        f"covers: {', '.join(Kind.covers)}",
+        f"views: labelled {', '.join(views.labelled)}; unlabelled {', '.join(views.unlabelled) or 'none'}{targets}",
+        f"networks: {demand.networks} trained, {demand.averages} averaged or frozen{requires}",
+        f"passes a step: {demand.labelled_forwards} of each labelled sample, {demand.unlabelled_forwards} of each"
+        f" unlabelled one, {demand.teacher_forwards} without gradient",
+        f"cost: {demand.relative_cost:.1f} times the arithmetic of a labelled-only step",
+    ]
+
+
+def method_page(name: str, measured: Mapping[str, Any]) -> str:
+    """A method's page of the docs, in Markdown, from its docstring, settings and file.
+
+    measured: figure → value of the benchmark `methods`; those whose name begins with the method's are shown.
+    """
+    Kind = find_method(name)
+    first, _, rest = inspect.cleandoc(Kind.__doc__ or "").partition("\n")
+    lines = [f"# {name.replace('_', ' ').capitalize()}", "", first, rest, "", f"*{Kind.paper}*", ""]
+    lines += [f"    semivox train DATASET --method {name}", ""]
+    if aliases_of(name):
+        lines += [f"Also: {', '.join(f'`{alias}`' for alias in aliases_of(name))}.", ""]
+    lines += ["## What it needs", "", *(f"- {line}" for line in needs(Kind)), ""]
+    if measured:
+        lines += ["Measured (`make bench`), labelled-only training is 1:", ""]
+        lines += ["| network | step time | peak memory |", "|---|---|---|"]
+        lines += [
+            f"| {network} | {found['time_ratio']:.2f} | {found['memory_ratio']:.2f} |"
+            for network, found in measured.items()
+        ]
+        lines += [""]
+    lines += ["## Settings", "", "| setting | default | |", "|---|---|---|"]
+    lines += [f"| `{field.name}` | `{field.default}` | {field.doc} |" for field in fields(Kind.Settings)]
+    source = inspect.getsource(sys.modules[Kind.__module__])
+    return "\n".join([*lines, "", "## The whole file", "", "```python", source.rstrip(), "```", ""])
 
 
 def list_networks() -> str:
