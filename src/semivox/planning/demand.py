@@ -21,6 +21,8 @@ class Views:
     clip: int = 1
     signed_distance: bool = False
     """Whether `Stream.signed_distance` is made of the labelled stream's labels."""
+    unlabelled_multiple: int = 1
+    """Each device gets a multiple of so many unlabelled samples: 2 where neighbours are mixed with one another."""
 
     def __post_init__(self) -> None:
         for kind in (*self.labelled, *self.unlabelled):
