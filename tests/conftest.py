@@ -26,7 +26,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_plan(dimensions: int = 3) -> Plan:
     """A plan whose step takes some tens of milliseconds. GroupNorm, so that ranks see what one process sees."""
-    settings = {"width": 4, "levels": 2, "norm": "group"}
+    settings = {"width": 4, "levels": 3, "norm": "group"}
     return Plan(
         preparation=Preparation(resample="none", normalisation=(Normalisation(),)),
         patch=(16, 16, 12) if dimensions == 3 else (16, 16),

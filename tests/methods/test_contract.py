@@ -214,7 +214,7 @@ def test_averages_move_after_a_step(built):
 
 def test_loss_falls_and_dice_rises_on_a_case_never_trained_on(method_name, make_config, tmp_path):
     config = make_config(method_name, iterations=150, learning_rate=1e-2, checkpoint_every=150)
-    network = config.plan.network.model_copy(update={"settings": {"width": 8, "levels": 2, "dropout": 0.0}})
+    network = config.plan.network.model_copy(update={"settings": {"width": 8, "levels": 3, "dropout": 0.0}})
     config = config.model_copy(update={"plan": config.plan.model_copy(update={"network": network})})
     run = RunFolder(tmp_path / "run")
     run.create()

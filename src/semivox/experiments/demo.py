@@ -28,7 +28,6 @@ def demo(out: str | Path, iterations: int = ITERATIONS) -> Path:
         out=out / "run",
         iterations=iterations,
         baseline=True,
-        # For so short a run: the usual 0.99 would average over its poor beginning, and a teacher that normalises with
-        # averaged statistics is wrong for the first hundreds of steps.
-        settings=["average_decay=0.95", "teacher_mode=train"],
+        # For so short a run: the usual 0.99 would average over its poor beginning.
+        settings=["average_decay=0.95"],
     )

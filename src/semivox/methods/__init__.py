@@ -18,11 +18,31 @@ if TYPE_CHECKING:
 
 METHODS = {
     "supervised": "semivox.methods.supervised:Supervised",
+    "entropy_minimisation": "semivox.methods.entropy_minimisation:EntropyMinimisation",
     "mean_teacher": "semivox.methods.mean_teacher:MeanTeacher",
+    "uncertainty_aware_mean_teacher": "semivox.methods.uncertainty_aware_mean_teacher:UncertaintyAwareMeanTeacher",
     "cross_pseudo_supervision": "semivox.methods.cross_pseudo_supervision:CrossPseudoSupervision",
+    "fixmatch": "semivox.methods.fixmatch:FixMatch",
+    "uncertainty_rectified_pyramid": "semivox.methods.uncertainty_rectified_pyramid:UncertaintyRectifiedPyramid",
+    "dual_task_consistency": "semivox.methods.dual_task_consistency:DualTaskConsistency",
+    "unimatch": "semivox.methods.unimatch:UniMatch",
+    "unimatch_v2": "semivox.methods.unimatch_v2:UniMatchV2",
+    "alternate_diverse_teaching": "semivox.methods.alternate_diverse_teaching:AlternateDiverseTeaching",
 }
 
-ALIASES = {"labelled_only": "supervised", "mt": "mean_teacher", "cps": "cross_pseudo_supervision"}
+ALIASES = {
+    "labelled_only": "supervised",
+    "em": "entropy_minimisation",
+    "mt": "mean_teacher",
+    "ua_mt": "uncertainty_aware_mean_teacher",
+    "uamt": "uncertainty_aware_mean_teacher",
+    "cps": "cross_pseudo_supervision",
+    "urpc": "uncertainty_rectified_pyramid",
+    "dtc": "dual_task_consistency",
+    "unimatch_v1": "unimatch",
+    "ad_mt": "alternate_diverse_teaching",
+    "admt": "alternate_diverse_teaching",
+}
 
 
 def method_names() -> list[str]:

@@ -21,10 +21,13 @@ class MeanTeacher(Method):
     average and sees a noisier copy: L = L_sup + λ(t) · MSE(p_θ(x_u), p_θ̃(x_u + ε)), ε = clip(0.1 · N(0, 1), ±0.2).
     Labelled and unlabelled samples pass the student in one batch, as in the public scripts.
 
-    Where we differ from the public scripts (SSL4MIS): they average parameters only and keep the teacher in train
-    mode, here `teacher_mode: train`; our default averages the batch-norm statistics too. They evaluate the student, the
-    paper proposes the teacher; `evaluate` chooses. They start teacher and student from different weights, which
-    the first update (α = 0) repairs; here the teacher begins as a copy.
+    As in the public scripts (SSL4MIS) the average holds parameters only and the teacher stays in train mode. The other
+    policy, `teacher_mode: eval`, averages the batch-norm statistics too and normalises with them: measured by us, they
+    give wrong targets in runs of a few hundred steps.
+
+    Where we differ from the scripts: they evaluate the student, the paper proposes the teacher; `evaluate` chooses.
+    They start teacher and student from different weights, which the first update (α = 0) repairs; here the teacher
+    begins as a copy.
     """
 
     class Settings(MethodSettings):
@@ -34,7 +37,7 @@ class MeanTeacher(Method):
         """R/t_max: share of the run over which the sigmoid ramp λ(t) grows."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α_max: decay of the teacher."""
-        teacher_mode: Literal["train", "eval"] = "eval"
+        teacher_mode: Literal["train", "eval"] = "train"
         """train: the teacher normalises with its batch, with dropout (public scripts). eval: averaged statistics."""
         evaluate: Literal["teacher", "student"] = "teacher"
         """Which of the two predicts."""
