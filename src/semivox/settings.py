@@ -1,6 +1,11 @@
 """Typed settings: the base of plans, configs and settings of networks and methods."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from semivox.errors import unknown
 
 
 class Part(BaseModel):
@@ -9,9 +14,31 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first fault of a validation as one line: field, what is wrong, what was given."""
+def first_fault(error: ValidationError, kind: type[Part] | None = None) -> str:
+    """The first fault of a validation as one line: field, what is wrong, what was given.
+
+    `kind`, the part that was validated, lets an unknown field be answered with the nearest one.
+    """
     fault = error.errors()[0]
-    name = ".".join(str(part) for part in fault["loc"]) or "value"
+    *above, last = fault["loc"] or ("value",)
+    if kind is not None and fault["type"] == "extra_forbidden":
+        place = ".".join(map(str, above))
+        return f"{place}{': ' if place else ''}{unknown('field', str(last), _fields(kind, above))}"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[0].lower()}{message[1:]}"
+    return f"{'.'.join(map(str, (*above, last)))}: {message[0].lower()}{message[1:]}"
+
+
+def _fields(kind: type[Part], place: Iterable[str | int]) -> Iterable[str]:
+    """The fields of the part that lies at `place` within `kind`: keys and numbers of containers are passed over."""
+    for name in place:
+        if name in kind.model_fields:
+            kind = next(_parts(kind.model_fields[str(name)].annotation), kind)
+    return kind.model_fields
+
+
+def _parts(annotation: Any) -> Iterator[type[Part]]:
+    """The parts that a type names: `tuple[Row, ...]` → Row."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--method", metavar="FILE:CLASS", help="where the method lies, for a model of your own method")
     add("--probabilities", action="store_true", help="also save class probabilities (.npz, float16)")
-    add_settings(parser, "overlap, flips, largest_component, uncertainty, batch")
+    add_settings(parser, "overlap, stride, flips, largest_component, uncertainty, batch")
 
 
 def run(arguments: argparse.Namespace) -> None:

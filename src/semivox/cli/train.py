@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 from semivox.cli import add_settings
 from semivox.errors import SettingError
@@ -10,6 +11,7 @@ from semivox.errors import SettingError
 EXAMPLE = """
   semivox train data/la --method mean_teacher --labelled 8 --seed 0 --max-minutes 15 --out runs/mt8
   semivox train data/la --method mean_teacher --labelled 8 --iterations 2000 --baseline -s consistency_weight=1
+  semivox train data/acdc --protocol acdc --method mean_teacher --labelled 7
   semivox train --resume runs/mt8
 """
 
@@ -26,13 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--labelled",
         action="append",
-        metavar="N | DOMAIN=N",
+        metavar="N | DOMAIN=N | all",
         help="how many groups (patients, else cases) keep their label, per domain and task; others are never opened",
     )
     add("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
     add("--labels", nargs="+", metavar="NAME", help="only these label names")
     add("--network", metavar="NAME", help="see `semivox networks` (default: chosen by the plan)")
-    add("--plan", type=Path, metavar="FILE", help="a plan in YAML instead of one made from the data")
+    planned = parser.add_mutually_exclusive_group()
+    planned.add_argument("--plan", type=Path, metavar="FILE", help="a plan in YAML instead of one made from the data")
+    planned.add_argument(
+        "--protocol",
+        metavar="NAME | FILE",
+        help="a benchmark that says plan, labels, steps and settings; what is given here wins over it",
+    )
+    add("--development", action="store_true", help="leave the test cases alone: score validation cases at the end")
     add("--seed", type=int, metavar="S", help="seed of all random numbers (default: 0)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--iterations", type=int, metavar="N", help="optimiser steps; with --resume, extends the run")
@@ -71,15 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def parse_labelled(texts: list[str] | None) -> int | dict[str, int] | None:
-    """`["8"]` → 8; `["A=3", "B=0"]` → {"A": 3, "B": 0}."""
+def parse_labelled(texts: list[str] | None) -> int | dict[str, int] | Literal["all"] | None:
+    """`["8"]` → 8; `["A=3", "B=0"]` → {"A": 3, "B": 0}; `["all"]` → "all", which a protocol's number gives way to."""
     if not texts:
         return None
+    if texts == ["all"]:
+        return "all"
     numbers: dict[str, int] = {}
     for text in texts:
         domain, _, number = text.rpartition("=")
         if not number.isdigit():
-            raise SettingError(f"--labelled {text}: give a number, or DOMAIN=NUMBER")
+            raise SettingError(f"--labelled {text}: give a number, or DOMAIN=NUMBER, or all")
         if domain in numbers:
             raise SettingError(f"--labelled {' '.join(texts)}: gives a number twice; give one for all, or per domain")
         numbers[domain] = int(number)

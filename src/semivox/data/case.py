@@ -72,6 +72,24 @@ class Dataset:
         """Training cases without a label."""
         return tuple(case for case in self.split("train") if case.label is None)
 
+    def development(self, groups: int) -> "Dataset":
+        """The data set for choosing settings: without its test cases.
+
+        Where no validation case has a label, the last `groups` labelled training groups become validation cases.
+        Raises DataError where there is then nothing to score, or nothing to train on.
+        """
+        cases = tuple(case for case in self.cases if case.split != "test")
+        if not any(case.split == "val" and case.label is not None for case in cases):
+            patients = list(dict.fromkeys(case.patient for case in self.labelled()))
+            if not 0 < groups < len(patients):
+                raise DataError(
+                    f"{self.name}: development needs labelled validation cases; mark some as `val` in cases.csv,"
+                    f" or name a protocol whose data.development_groups is 1 to {len(patients) - 1}"
+                )
+            held = set(patients[-groups:])
+            cases = tuple(replace(case, split="val") if case.patient in held else case for case in cases)
+        return replace(self, cases=cases)
+
     @property
     def domains(self) -> tuple[str, ...]:
         """Domain names in order of first appearance."""

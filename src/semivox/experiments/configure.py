@@ -8,10 +8,12 @@ import torch
 
 from semivox.data.case import Dataset
 from semivox.errors import DataError, ResourceError, SettingError
+from semivox.experiments.protocol import Protocol
 from semivox.methods import find_method
+from semivox.methods.method import MethodSettings
 from semivox.planning.cost import estimate
 from semivox.planning.fingerprint import Fingerprint
-from semivox.planning.plan import Plan
+from semivox.planning.plan import NetworkChoice, Plan
 from semivox.planning.planner import installed_memory_gib, make_plan
 from semivox.progress import say
 from semivox.training.config import (
@@ -36,12 +38,14 @@ ARGUMENTS = {
     "data.labelled": "--labelled",
     "data.unlabelled": "--unlabelled",
     "data.labels": "--labels",
+    "data.development": "--development",
     "method": "--method",
     "method.name": "--method",
     "training.iterations": "--iterations",
     "training.device": "--device",
     "training.precision": "--precision",
     "training.init_from": "--init-from",
+    "protocol": "--protocol",
 }
 """Fields of the config on which plan and checks rest before there is a config: they are arguments, not settings."""
 
@@ -76,6 +80,7 @@ class Request:
     budget: Budget
     network: str | None = None
     plan: Path | None = None
+    protocol: Protocol | None = None
     init_from: Path | None = None
     seed: int = 0
     device: str = "auto"
@@ -85,40 +90,24 @@ class Request:
 
 
 def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config:
-    """All that is decided before training, resolved: defaults, plan, overrides."""
-    of_method, of_config = parse_assignments(request.settings)
-    for name in of_config:
-        if name in ARGUMENTS:
-            raise SettingError(f"-s {name}: plan and checks rest on it; give {ARGUMENTS[name]} instead")
-    settings = method_settings(MethodChoice(name=request.method, settings=of_method))
+    """All that is decided before training, resolved: defaults, protocol, plan, overrides."""
+    of_method, of_config = given_settings(request)
+    settings = chosen_settings(request, of_method)
     demand = find_method(request.method).demand(settings)
     device = choose_device(request.device)
-    precision = choose_precision(request.precision, device)
+    precision = choose_precision(asked_precision(request), device)
     computed = AUTOCAST[precision] or torch.float32
-    if request.plan is not None:
-        if request.network is not None:
-            raise SettingError(f"--network {request.network}: the plan {request.plan} names its network; leave it out")
-        plan = Plan.load(request.plan)
-    else:
-        plan = make_plan(
-            dataset,
-            prints,
-            demand,
-            network=request.network,
-            settings=of_network(of_config),
-            minutes=request.budget.limit_minutes,
-            device=device,
-            autocast=computed,
-        )
-    config = Config(
-        data=request.data,
-        plan=plan,
-        method=MethodChoice(name=request.method, settings=settings.model_dump(mode="json")),
-        training=TrainingSettings(
-            iterations=request.budget.iterations or 1, device=device, precision=precision, init_from=request.init_from
-        ),
+    plan = given_plan(request) or make_plan(
+        dataset,
+        prints,
+        demand,
+        network=request.network,
+        settings=of_network(of_config),
+        minutes=request.budget.limit_minutes,
+        device=device,
+        autocast=computed,
     )
-    config = override(config, {"seed": request.seed, "training.devices": request.devices} | of_config)
+    config = resolve(request, plan, device, precision)
     refuse_contradictions(config, dataset)
     cost = estimate(
         config.plan,
@@ -144,6 +133,65 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         f" {cost.store_gib:.2g} GiB of disk for prepared scans"
     )
     return config
+
+
+def resolve(request: Request, plan: Plan, device: str, precision: str) -> Config:
+    """The config of a request, once its plan and machine are known. A flag wins over the protocol, `-s` over both."""
+    of_method, of_config = given_settings(request)
+    settings = chosen_settings(request, of_method).model_dump(mode="json")
+    told = {
+        "iterations": request.budget.iterations or 1,
+        "device": device,
+        "precision": precision,
+        "init_from": request.init_from,
+    }
+    sections: dict[str, Any] = {"training": TrainingSettings(**told)}
+    if request.protocol is not None:
+        recipe = request.protocol.recipe(request.method)
+        sections = {
+            "training": recipe.training.model_copy(update=told),
+            "views": recipe.views,
+            "inference": recipe.inference,
+            "protocol": request.protocol.reference,
+        }
+    choice = MethodChoice(name=request.method, settings=settings)
+    config = Config(data=request.data, plan=plan, method=choice, **sections)
+    return override(config, {"seed": request.seed, "training.devices": request.devices} | of_config)
+
+
+def given_settings(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `-s` sets: settings of the method, settings of the config."""
+    of_method, of_config = parse_assignments(request.settings)
+    for name in of_config:
+        if name in ARGUMENTS:
+            raise SettingError(f"-s {name}: plan and checks rest on it; give {ARGUMENTS[name]} instead")
+    return of_method, of_config
+
+
+def chosen_settings(request: Request, given: dict[str, Any]) -> MethodSettings:
+    """The method's settings: defaults, the protocol's, those that are given."""
+    of_protocol = request.protocol.recipe(request.method).settings if request.protocol is not None else {}
+    return method_settings(MethodChoice(name=request.method, settings=of_protocol | given))
+
+
+def asked_precision(request: Request) -> str:
+    """The precision that is asked for on the command line, else by the protocol."""
+    if request.protocol is None or request.precision != "auto":
+        return request.precision
+    return request.protocol.recipe(request.method).training.precision
+
+
+def given_plan(request: Request) -> Plan | None:
+    """The plan of the file or the protocol that was named; None where it is to be made from the data."""
+    if request.protocol is not None:
+        plan = request.protocol.recipe(request.method).plan
+        network = request.network
+        return plan if network is None else plan.model_copy(update={"network": NetworkChoice(name=network)})
+    if request.plan is None:
+        return None
+    if request.network is not None:
+        raise SettingError(f"--network {request.network}: the plan {request.plan} names its network; leave it out")
+    return Plan.load(request.plan)
 
 
 def of_network(values: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from semivox.training.windowing import make_windows
 TOLD = ("method", "dataset", "step", "selection", "seed", "scored_split")
 """What prediction.json says of the model."""
 
+PREDICTING = {"overlap", "stride", "weighting", "flips", "largest_component"}
+"""Inference settings that change a prediction."""
+
 
 def predict(
     run: str | Path,
@@ -165,7 +168,7 @@ def note_model(out: Path, models: Sequence[Model], task: str, settings: Inferenc
         "model": {key: first.facts[key] for key in TOLD},
         "weights_sha256": [weights_sha256(model) for model in models],
         "task": task,
-        "settings": settings.model_dump(mode="json", include={"overlap", "flips", "largest_component"}),
+        "settings": settings.model_dump(mode="json", include=PREDICTING),
     }
     path = out / "prediction.json"
     try:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, Dataset
@@ -12,6 +13,7 @@ from semivox.errors import DataError, SettingError
 from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.configure import Budget, Request, configure, refuse_contradictions, settle_budget
 from semivox.experiments.predict import inference_settings, predict_inputs
+from semivox.experiments.protocol import check_data, read_protocol
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
 from semivox.planning.fingerprint import Fingerprint, fingerprint
@@ -31,11 +33,13 @@ def train(
     method: str = "mean_teacher",
     *,
     out: str | Path | None = None,
-    labelled: int | dict[str, int] | None = None,
+    labelled: int | dict[str, int] | Literal["all"] | None = None,
     unlabelled: str | Path | None = None,
     labels: Sequence[str] | None = None,
     network: str | None = None,
     plan: str | Path | None = None,
+    protocol: str | Path | None = None,
+    development: bool = False,
     seed: int = 0,
     iterations: int | None = None,
     max_minutes: float | None = None,
@@ -50,22 +54,37 @@ def train(
     """Trains a model and returns its run folder.
 
     datasets: folders in the nnU-Net v2 raw layout; several join into one. labelled: how many groups (patients) keep
-    their label, per domain and task; hidden label files are never opened. settings: `dotted.name=value` overrides of
-    any field of the config; method settings need no prefix. baseline: trains labelled-only too, with the same
-    steps, seed, plan and views, in `out/baseline`. test: predict and score the test cases at the end.
+    their label, per domain and task; hidden label files are never opened. protocol: a name or a file (see
+    `experiments.protocol`); what is not given here is taken from it. development: test cases take no part; the
+    validation cases are scored, or where there are none the last training groups, as the protocol says. settings:
+    `dotted.name=value` overrides of any field of the config; method settings need no prefix. baseline: trains
+    labelled-only too, with the same steps, seed, plan and views, in `out/baseline`. test: predict and score the test
+    cases at the end.
 
     Raises SemivoxError subclasses for what a user can mend; `Interrupted` after SIGINT or SIGTERM (all is saved).
     """
     find_method(method)
     method = registered_name(method)
     datasets = [datasets] if isinstance(datasets, str | Path) else datasets
+    if plan is not None and protocol is not None:
+        raise SettingError(f"--plan {plan}: the protocol {protocol} holds a plan; give one of them")
+    followed = read_protocol(protocol) if protocol is not None else None
+    if followed is not None:
+        labelled = followed.data.labelled if labelled is None else labelled
+        labels = labels or followed.data.classes
+        if iterations is None and max_minutes is None:
+            iterations = followed.recipe(method).training.iterations
+    labelled = None if labelled == "all" else labelled
     data = DataSettings(
         datasets=tuple(Path(path).resolve() for path in datasets),
         unlabelled=Path(unlabelled).resolve() if unlabelled else None,
         labelled=labelled,
         labels=tuple(labels) if labels else None,
+        development=(followed.data.development_groups if followed is not None else 0) if development else None,
         store=Path("stores"),
     )
+    if followed is not None:
+        check_data(followed, data.datasets, labelled)
     whole = read_data(data)
     run = RunFolder(Path(out) if out else default_out(whole, method, labelled, seed))
     request = Request(
@@ -74,6 +93,7 @@ def train(
         budget=Budget(iterations, max_minutes),
         network=network,
         plan=Path(plan) if plan else None,
+        protocol=followed,
         init_from=Path(init_from).resolve() if init_from else None,
         seed=seed,
         device=device,
@@ -146,9 +166,17 @@ def resume(
 
 def default_out(dataset: Dataset, method: str, labelled: int | dict[str, int] | None, seed: int) -> Path:
     """runs/DATASET-METHOD-LABELLED-SEED."""
-    name = method.rpartition(":")[2]
-    count = "all" if labelled is None else labelled if isinstance(labelled, int) else sum(labelled.values())
-    return Path("runs") / f"{dataset.name}-{name}-{count}-seed{seed}"
+    return Path("runs") / f"{dataset.name}-{short_name(method)}-{count_of(labelled)}-seed{seed}"
+
+
+def short_name(method: str) -> str:
+    """A method's name without the file it lies in."""
+    return method.rpartition(":")[2]
+
+
+def count_of(labelled: int | dict[str, int] | None) -> str:
+    """How many groups keep their label, as it stands in the name of a folder."""
+    return "all" if labelled is None else str(labelled if isinstance(labelled, int) else sum(labelled.values()))
 
 
 def refuse_faults(dataset: Dataset) -> None:

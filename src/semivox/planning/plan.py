@@ -1,5 +1,6 @@
 """The plan: all that was derived from the data, in one YAML file a person can read and edit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,12 +73,15 @@ class Plan(Part):
     @property
     def window(self) -> tuple[int, int, int]:
         """The patch as a box in X, Y, Z: a 2-D patch is one slice thick."""
-        if self.dimensions == 3:
-            x, y, z = self.patch
-            return x, y, z
-        sizes = list(self.patch)
-        sizes.insert(self.slice_axis, 1)
-        return sizes[0], sizes[1], sizes[2]
+        return self.box(self.patch)
+
+    def box(self, sizes: Sequence[int]) -> tuple[int, int, int]:
+        """Sizes along the patch's axes as those of a box in X, Y, Z: one slice thick for a 2-D patch."""
+        whole = list(sizes)
+        if self.dimensions == 2:
+            whole.insert(self.slice_axis, 1)
+        x, y, z = whole
+        return x, y, z
 
     def save(self, path: Path) -> None:
         """Writes the plan as YAML."""
@@ -89,6 +93,6 @@ class Plan(Part):
         try:
             return cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
         except ValidationError as error:
-            raise SettingError(f"{path}: {first_fault(error)}") from None
+            raise SettingError(f"{path}: {first_fault(error, cls)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingError(f"{path}: cannot be read as a plan ({first_line(error)})") from None

@@ -20,6 +20,10 @@ def normalise(values: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     if normalisation.kind == "zscore":
         array -= np.float32(array.mean(dtype=np.float64))
         array /= np.float32(max(root_mean_square(array), DEVIATION_FLOOR))
+    elif normalisation.kind == "minmax":
+        low = array.min()
+        array -= low
+        array /= max(array.max(), np.float32(DEVIATION_FLOOR))
     elif normalisation.kind == "ct":
         low, high, mean, deviation = (given(normalisation, name) for name in ("low", "high", "mean", "deviation"))
         np.clip(array, low, high, out=array)

@@ -13,9 +13,9 @@ AtLeast1 = Annotated[int, Field(ge=1)]
 class Normalisation(Part):
     """How the intensities of one channel are normalised."""
 
-    kind: Literal["zscore", "ct", "range", "none"] = "zscore"
-    """zscore: per case, zero mean and unit variance. ct: clip to [low, high], then (x - mean) / deviation, the same for
-    all cases. range: [low, high] → [0, 1]. none: as it is."""
+    kind: Literal["zscore", "minmax", "ct", "range", "none"] = "zscore"
+    """zscore: per case, zero mean and unit variance. minmax: per case, [smallest, largest] → [0, 1]. ct: clip to
+    [low, high], then (x - mean) / deviation, the same for all cases. range: [low, high] → [0, 1]. none: as it is."""
     low: float | None = None
     high: float | None = None
     mean: float | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from semivox.atomic import atomic_write_text
 from semivox.errors import RunError, SettingError, first_line, unknown
@@ -26,6 +26,9 @@ class DataSettings(Part):
     """How many groups keep their label, per domain and task; null: all."""
     labels: tuple[str, ...] | None = None
     """Only these label names; null: all."""
+    development: int | None = Field(None, ge=0)
+    """Test cases take no part, validation cases are scored in their stead; where there are none, this many last
+    training groups are taken out to be them. null: off."""
     store: Path
     """Folder in which stores lie."""
 
@@ -48,8 +51,10 @@ class TrainingSettings(Part):
     momentum: float = Field(0.9, ge=0, lt=1)
     """For sgd."""
     nesterov: bool = False
-    schedule: Literal["poly", "constant", "cosine"] = "poly"
-    """Learning rate over the run: (1 - t/N)^0.9, constant, or half a cosine."""
+    schedule: Literal["poly", "step", "constant", "cosine"] = "poly"
+    """Learning rate over the run: (1 - t/N)^0.9, a tenth after every `step_every` steps, constant, or half a cosine."""
+    step_every: int = Field(2500, ge=1)
+    """Steps between two falls of the learning rate, for the schedule `step`."""
     warmup_share: float = Field(0.02, ge=0, le=1)
     """Share of the run over which the learning rate grows linearly from 0."""
     gradient_clip: float = Field(12.0, ge=0)
@@ -83,6 +88,10 @@ class InferenceSettings(Part):
 
     overlap: float = Field(0.5, ge=0, lt=1)
     """Share of a window that its neighbour covers too."""
+    stride: tuple[PositiveInt, ...] | None = None
+    """Voxels between windows along each axis of the patch, as published protocols give them; null: by `overlap`."""
+    weighting: Literal["gaussian", "uniform"] = "gaussian"
+    """What a voxel of a window counts where windows overlap: less towards its border, or the same everywhere."""
     flips: tuple[int, ...] = ()
     """Axes (of the patch) along which mirrored predictions are averaged in."""
     largest_component: bool = False
@@ -103,6 +112,8 @@ class Config(Part):
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
     seed: int = Field(0, ge=0, lt=2**63)
+    protocol: str | None = None
+    """The protocol from which all this came, for published figures; nothing is read from it again."""
 
     def save(self, path: Path) -> None:
         """Writes the config as YAML."""
@@ -119,7 +130,7 @@ class Config(Part):
                 " planned, give its first command again"
             ) from None
         except ValidationError as error:
-            raise RunError(f"{path}: {first_fault(error)}") from None
+            raise RunError(f"{path}: {first_fault(error, cls)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{path}: cannot be read ({first_line(error)})") from None
 

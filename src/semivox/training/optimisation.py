@@ -35,6 +35,9 @@ def learning_rate_factor(progress: float, schedule: str, training: TrainingSetti
     warmup = training.warmup_share
     if warmup and progress < warmup:
         return max(progress / warmup, 1e-3)
+    if schedule == "step":
+        # Rounded, since the share of a whole number of steps is a little off it.
+        return 0.1 ** (round(progress * training.iterations) // training.step_every)
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":

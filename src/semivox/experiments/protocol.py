@@ -1,0 +1,338 @@
+"""Protocols: a benchmark as data. Which scans, which plan and training, each method's settings, the papers' figures.
+
+A protocol is one YAML file in the form of `Protocol`; those that are shipped lie in `semivox/protocols`. Sections and
+names are those of config.yaml, so that a line can be copied from a run to a protocol and back:
+
+    name: acdc_cpu
+    title: ACDC at 128 pixels, for a CPU
+    source: Bernard et al., IEEE TMI 37(11), 2018
+    data: {folders: [acdc], classes: [RV, MYO, LV], labelled: 3}
+    plan: plans/acdc.yaml                     # or the plan itself
+    training: {iterations: 1000}
+    methods:
+      mean_teacher:
+        settings: {consistency_weight: 0.1}
+        training: {learning_rate: 0.01}       # where this method differs
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from semivox.data.case import Case, Dataset
+from semivox.data.layout import read_dataset
+from semivox.errors import DataError, SettingError, first_line, unknown
+from semivox.methods import ALIASES, method_names, registered_name
+from semivox.planning.plan import Plan
+from semivox.progress import say
+from semivox.sampling.views import ViewSettings
+from semivox.settings import Part, first_fault
+from semivox.training.config import InferenceSettings, MethodChoice, TrainingSettings, method_settings
+
+ENVIRONMENT = "SEMIVOX_DATA"
+"""Environment variable that names the folder in which the data sets lie."""
+
+SHOWN = 3
+"""Names in a list of what is missing."""
+
+Labelled = Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]]
+"""How many groups (patients, else cases) keep their label: a number, or domain → number."""
+
+Section = TypeVar("Section", bound=Part)
+
+
+class Lists(Part):
+    """The published splits of one data set: ids of cases, or of patients, in the published order; empty: not known."""
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
+class ProtocolData(Part):
+    """What scans the protocol is about."""
+
+    folders: tuple[str, ...] = Field(min_length=1)
+    """Data sets, as folders below the data root (`--data`, $SEMIVOX_DATA, or `root`); several join into one."""
+    root: str | None = None
+    """The data root, relative to the protocol's file, where neither `--data` nor $SEMIVOX_DATA names one."""
+    classes: tuple[str, ...] = Field(min_length=1)
+    """Label names that are trained and scored; others are background."""
+    labelled: Labelled
+    """How many groups keep their label, unless `--labelled` says otherwise."""
+    rows: tuple[Labelled, ...] = ()
+    """Every number of labelled groups for which the literature has a row."""
+    development_groups: int = Field(0, ge=0)
+    """How many last training groups are scored with --development, where no validation case has a label."""
+    lists: dict[str, Lists] = {}
+    """Folder → its published splits, against which the folder is checked."""
+
+
+class MethodEntry(Part):
+    """One method: its settings, and where its recipe differs from that of the protocol, section by section."""
+
+    settings: dict[str, Any] = {}
+    """The method's own; see `semivox methods NAME`."""
+    plan: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    views: dict[str, Any] = {}
+    inference: dict[str, Any] = {}
+    note: str = ""
+    """What a reader should know, such as where paper and code differ."""
+
+
+class Figure(Part):
+    """One row of a published table, in the paper's units: shares in %, distances as `published.distances` says."""
+
+    method: str
+    """As in `semivox methods`, where it is one of them."""
+    labelled: Labelled | Literal["all"]
+    dice: float | None = Field(None, ge=0, le=100)
+    jaccard: float | None = Field(None, ge=0, le=100)
+    hd95: float | None = Field(None, ge=0)
+    asd: float | None = Field(None, ge=0)
+    source: str = Field(min_length=1)
+    """Who says so."""
+    mark: Literal["verified", "third party", "unverified"]
+    """verified: in the authors' own log, README or paper. third party: in somebody else's table. unverified: recalled
+    only; no more than a hint."""
+    selection: Literal["last", "validation", "test", "validation and test", "unknown"]
+    """On what the step was chosen whose model was scored."""
+    note: str = ""
+
+
+class Published(Part):
+    """The papers' tables."""
+
+    distances: Literal["mm", "voxel"] = "voxel"
+    """Unit of hd95 and asd."""
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a protocol says of one method's runs."""
+
+    plan: Plan
+    training: TrainingSettings
+    views: ViewSettings
+    inference: InferenceSettings
+    settings: dict[str, Any]
+    """The method's own, where they differ from its defaults."""
+
+
+class Protocol(Part):
+    """A benchmark that anyone can repeat."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    """Paper or person that the protocol is from."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know: where this is not quite what the papers did."""
+    data: ProtocolData
+    plan: Plan
+    """In the file: a plan, or the name of a file that holds one, relative to the protocol's. Its `metric_unit` is the
+    unit of distances."""
+    training: TrainingSettings
+    """`selection` says which step's model is scored: the last one unless it says otherwise."""
+    views: ViewSettings = ViewSettings()
+    inference: InferenceSettings = InferenceSettings()
+    methods: dict[str, MethodEntry] = {}
+    published: Published = Published()
+
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("device", "devices", "workers", "init_from"):
+            if getattr(self.training, name) != TrainingSettings.model_fields[name].default:
+                raise ValueError(f"training.{name} is for the machine or the single run to say; leave it out")
+        for folder in self.data.lists:
+            if folder not in self.data.folders:
+                raise ValueError(f"data.lists: {unknown('folder', folder, self.data.folders)}")
+        for method in self.methods:
+            if registered_name(method) not in method_names():
+                raise ValueError(f"methods: {unknown('method', method, method_names())}")
+            if method in ALIASES:
+                raise ValueError(f"methods: write '{ALIASES[method]}' for '{method}'")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """What `read_protocol` finds it by again: its name where it is shipped, else its file."""
+        return self.name if self._file is None else str(self._file)
+
+    def recipe(self, method: str) -> Recipe:
+        """What the protocol says of `method`; its general part where it does not name it.
+
+        Raises SettingError for a setting that does not exist or a value that does not fit.
+        """
+        entry = self.methods.get(registered_name(method), MethodEntry())
+        if entry.settings:
+            method_settings(MethodChoice(name=method, settings=entry.settings))
+        where = f"methods.{method}"
+        return Recipe(
+            plan=_merged(self.plan, entry.plan, f"{where}.plan"),
+            training=_merged(self.training, entry.training, f"{where}.training"),
+            views=_merged(self.views, entry.views, f"{where}.views"),
+            inference=_merged(self.inference, entry.inference, f"{where}.inference"),
+            settings=entry.settings,
+        )
+
+    def figures(self, method: str, labelled: int | dict[str, int] | None) -> tuple[Figure, ...]:
+        """The published rows of a method with this many labels, None for all."""
+        wanted = "all" if labelled is None else labelled
+        return tuple(row for row in self.published.figures if (row.method, row.labelled) == (method, wanted))
+
+    def dataset_folders(self, root: Path | None = None) -> tuple[Path, ...]:
+        """Where its data sets lie: below `root`, else $SEMIVOX_DATA, else what the protocol says.
+
+        Raises DataError where one is not there.
+        """
+        told = root or os.environ.get(ENVIRONMENT) or self.data.root
+        wanted = ", ".join(f"'{folder}'" for folder in self.data.folders)
+        if not told:
+            raise DataError(
+                f"protocol {self.name}: where do its data lie? Give --data ROOT, the folder that holds {wanted}, or set"
+                f" {ENVIRONMENT}"
+            )
+        found = tuple(Path(told).resolve() / folder for folder in self.data.folders)
+        for path in found:
+            if not path.is_dir():
+                raise DataError(
+                    f"{path}: there is no such folder; protocol {self.name} wants the data set '{path.name}' in the"
+                    f" layout there, name the folder that holds {wanted} with --data or {ENVIRONMENT}"
+                )
+        return found
+
+
+def protocol_names() -> list[str]:
+    """Names of the protocols that are shipped."""
+    return sorted(path.name.removesuffix(".yaml") for path in _shipped().iterdir() if path.name.endswith(".yaml"))
+
+
+def read_protocol(name: str | Path) -> Protocol:
+    """The protocol of this name, or in this file. Raises SettingError in one line where it is none."""
+    text = str(name)
+    is_file = text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
+    if not is_file and text not in protocol_names():
+        raise unknown("protocol", text, protocol_names())
+    path = Path(text).resolve() if is_file else _shipped() / f"{text}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise SettingError(f"{path}: holds no protocol; begin it with `name:`")
+        protocol = Protocol.model_validate(_with_files(content, path))
+        for method in protocol.methods:
+            protocol.recipe(method)
+    except ValidationError as error:
+        raise SettingError(f"{path}: {first_fault(error, Protocol)}") from None
+    except SettingError as error:
+        raise SettingError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path}: cannot be read as a protocol ({first_line(error)})") from None
+    protocol._file = path if is_file else None
+    return protocol
+
+
+def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict[str, int] | None) -> None:
+    """Says what the data sets in `folders` lack of the protocol's published lists.
+
+    Raises SettingError where they are not as many as the protocol has, DataError as `check_lists` does.
+    """
+    if len(folders) != len(protocol.data.folders):
+        raise SettingError(
+            f"protocol {protocol.name} is about {len(protocol.data.folders)} data sets"
+            f" ({', '.join(protocol.data.folders)}); {len(folders)} are given"
+        )
+    for name, folder in zip(protocol.data.folders, folders, strict=True):
+        line = check_lists(protocol, name, read_dataset(folder), labelled if isinstance(labelled, int) else None)
+        if line is not None:
+            say(line)
+
+
+def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int | None) -> str | None:
+    """What of the published lists a data set has and lacks, in one line; None where it is all there, in its order.
+
+    `labelled`: how many groups are to keep their label. Raises DataError where a case is in another split than the
+    published one: a model may have seen what it is scored on.
+    """
+    lists = protocol.data.lists.get(folder)
+    if lists is None:
+        return None
+    places = {name: case.split for case in dataset for name in _names(case)}
+    told, missing = [], []
+    for split, names in lists:
+        lacking = [name for name in names if name not in places]
+        for name in names:
+            if places.get(name, split) != split:
+                raise DataError(
+                    f"{dataset.root}: '{name}' is a {places[name]} case here and a {split} case in the published lists;"
+                    " correct its split in cases.csv"
+                )
+        if names:
+            told.append(f"{len(names) - len(lacking)} of {len(names)} {split}")
+        missing += lacking
+    if labelled is not None and lists.train:
+        kept = dataset.hide_labels(labelled).labelled()
+        wanted = lists.train[:labelled]
+        if any(not _names(case) & set(wanted) for case in kept):
+            raise DataError(
+                f"{dataset.root}: the first {labelled} labelled are {_listed([case.patient for case in kept])}, the"
+                f" published ones {_listed(wanted)}; add what is missing, and bring cases.csv into that order"
+            )
+    if not missing:
+        return None
+    return f"{folder}: not the whole published set, {', '.join(told)} are here; missing: {_listed(missing)}"
+
+
+def _names(case: Case) -> set[str]:
+    """By what a published list may call a case."""
+    return {case.id, case.patient}
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _shipped() -> Any:
+    return files("semivox") / "protocols"
+
+
+def _with_files(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The content with what it names relative to its own file put in place: the plan, the data root."""
+    content = dict(content)
+    if isinstance(content.get("plan"), str):
+        content["plan"] = Plan.load(path.parent / content["plan"]).model_dump(mode="python")
+    data = content.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        content["data"] = {**data, "root": str(path.parent / data["root"])}
+    return content
+
+
+def _merged(section: Section, changes: Mapping[str, Any], where: str) -> Section:
+    """`section` with `changes`, nested as it is."""
+    if not changes:
+        return section
+    try:
+        return type(section).model_validate(_merge(section.model_dump(mode="python"), changes))
+    except ValidationError as error:
+        raise SettingError(f"{where}: {first_fault(error, type(section))}") from None
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+    return merged
