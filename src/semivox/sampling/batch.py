@@ -99,6 +99,8 @@ class RawStream:
     slice_index: np.ndarray | None
     fine_axes: tuple[int, ...]
     """Axes of the patch without the plan's coarse one: what may be rotated, blurred, seen at low resolution."""
+    signed_distance: Tensor | None = None
+    """As in `Stream`: made of the moved label where the crops are read, so that a step does not wait for it."""
 
     def crops(self, flat: Tensor, channels: int | None = None) -> Iterator[Tensor]:
         """Views of `flat` (image, label or pseudo, on any device), one per sample: ([channels,] *space)."""
@@ -111,9 +113,8 @@ class RawStream:
 
     def pin_memory(self) -> "RawStream":
         """The same in page-locked memory."""
-        label = None if self.label is None else self.label.pin_memory()
-        pseudo = None if self.pseudo is None else self.pseudo.pin_memory()
-        return replace(self, image=self.image.pin_memory(), label=label, pseudo=pseudo)
+        flat = {name: getattr(self, name) for name in ("image", "label", "pseudo", "signed_distance")}
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in flat.items() if tensor is not None})
 
 
 @dataclass(frozen=True)

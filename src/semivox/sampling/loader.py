@@ -5,6 +5,7 @@ or workers, nor of the steps before. So a resumed run goes on as if never stoppe
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from semivox.preparation.store import Store
 from semivox.sampling.batch import RawBatch, RawStream
 from semivox.sampling.draws import generator, seed_of
 from semivox.sampling.geometry import Geometry, flip_axes
+from semivox.sampling.signed_distance import signed_distances
 from semivox.sampling.views import ViewSettings
 
 LABELLED, UNLABELLED = "labelled", "unlabelled"
@@ -85,6 +87,8 @@ class PatchLoader(TorchDataset[RawBatch]):
             self.kinds[UNLABELLED] = views.unlabelled
             self.places[UNLABELLED] = plan.batch.unlabelled * views.unlabelled_batches
         self.clip = views.clip
+        self.unlabelled_multiple = views.unlabelled_multiple
+        self.signed_distance = views.signed_distance
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
@@ -128,6 +132,12 @@ class PatchLoader(TorchDataset[RawBatch]):
                     f"batch.{stream} gives {places} samples a step, which {self.ranks} devices cannot share evenly; "
                     f"set it to a multiple of {self.ranks}"
                 )
+        multiple = self.unlabelled_multiple * self.ranks
+        if self.places.get(UNLABELLED, 0) % multiple:
+            raise SettingError(
+                f"batch.unlabelled gives {self.places[UNLABELLED]} samples a step, but the method mixes"
+                f" {self.unlabelled_multiple} at a time on each device; set it to a multiple of {multiple}"
+            )
 
     def __getitem__(self, step: int) -> RawBatch:
         if step < 0:
@@ -161,7 +171,7 @@ class PatchLoader(TorchDataset[RawBatch]):
             depths = np.array([box.scan[self._slice_axis] for box in boxes]).repeat(clip)
             # A slice before or after the scan is all padding.
             inside[(slices < 0) | (slices >= depths)] = 0
-        return RawStream(
+        raw = RawStream(
             image=self._gather(images, boxes, np.float32, 0),
             label=label,
             pseudo=pseudo,
@@ -178,6 +188,9 @@ class PatchLoader(TorchDataset[RawBatch]):
             slice_index=slices,
             fine_axes=self._fine,
         )
+        if stream == LABELLED and self.signed_distance:
+            raw = replace(raw, signed_distance=signed_distances(raw, self.dataset.labels.count))
+        return raw
 
     def _geometry(self, stream: str, cases: Sequence[Case], seeds: Sequence[int]) -> Geometry:
         if set(self.kinds[stream]) == {"plain"}:

@@ -68,6 +68,7 @@ def _stream(raw: RawStream, kinds: Sequence[str], device: torch.device, settings
         seeds=raw.seeds,
         geometry=raw.geometry,
         pseudo=pseudo,
+        signed_distance=None if raw.signed_distance is None else raw.signed_distance.to(device, non_blocking=True),
         clip=None if raw.clip is None else torch.from_numpy(raw.clip).to(device),
         slice_index=None if raw.slice_index is None else torch.from_numpy(raw.slice_index).to(device),
     )
