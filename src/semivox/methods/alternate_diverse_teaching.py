@@ -30,9 +30,9 @@ class AlternateDiverseTeaching(Method):
     A defect of the public code is not followed: in CutMix turns it compares labels of the mixed ensemble with those of
     the student's *unmixed* view; here every map is cut by the same box before anything is compared. Also different: the
     student's weak view passes apart, without gradient (there in one batch, detached: the same but for batch-norm
-    statistics); both teachers use averaged statistics (there the active one runs in train mode); a box has the patch's
-    shape in 3-D too, and its area, 1 - m, is drawn per sample; content comes from the neighbour in the batch. What is
-    evaluated is the mean of the two averages, as in PS-MT; the paper evaluates the student.
+    statistics); both teachers run in one `teacher_mode` (there the active one in train mode, the other with averaged
+    statistics); a box has the patch's shape in 3-D too, is drawn per sample, and holds the neighbour in the batch. What
+    is evaluated is the mean of the two averages, as in PS-MT; the paper evaluates the student.
     """
 
     class Settings(MethodSettings):
@@ -50,6 +50,8 @@ class AlternateDiverseTeaching(Method):
         """R: for the first 2R steps of the run the active teacher is a copy of the student; 40 on LA, 50 on ACDC."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α_max: decay of the teachers."""
+        teacher_mode: Literal["train", "eval"] = "train"
+        """train: the teachers normalise with their batch, with dropout. eval: with averaged statistics."""
         evaluate: Literal["teachers", "student"] = "teachers"
         """teachers: the mean of both teachers' probabilities predicts. student: the student does (paper)."""
 
@@ -68,8 +70,9 @@ class AlternateDiverseTeaching(Method):
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.student = problem.network()
-        self.first_teacher = problem.average(self.student, self.settings.average_decay)
-        self.second_teacher = problem.average(self.student, self.settings.average_decay)
+        mode, decay = self.settings.teacher_mode, self.settings.average_decay
+        self.first_teacher = problem.average(self.student, decay, buffers=mode == "eval", mode=mode)
+        self.second_teacher = problem.average(self.student, decay, buffers=mode == "eval", mode=mode)
         self.register_buffer("active", torch.zeros((), dtype=torch.long))
         self.register_buffer("steps_left", torch.zeros((), dtype=torch.long))
 

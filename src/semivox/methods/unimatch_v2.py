@@ -44,6 +44,8 @@ class UniMatchV2(Method):
         """Bounds of a box's share of the patch."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the teacher; 0.996 in the paper."""
+        teacher_mode: Literal["train", "eval"] = "eval"
+        """eval: the teacher normalises with averaged statistics (public script). train: with its batch, with dropout."""
         evaluate: Literal["teacher", "student"] = "teacher"
         """Which of the two predicts; the student in the paper."""
 
@@ -59,7 +61,12 @@ class UniMatchV2(Method):
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.student = problem.network()
-        self.teacher = problem.average(self.student, self.settings.average_decay)
+        self.teacher = problem.average(
+            self.student,
+            self.settings.average_decay,
+            buffers=self.settings.teacher_mode == "eval",
+            mode=self.settings.teacher_mode,
+        )
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         settings, labelled, unlabelled = self.settings, batch.labelled, batch.unlabelled
