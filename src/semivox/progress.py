@@ -29,13 +29,15 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `report(done, total)` for a piece of work with `title`."""
     if not sys.stderr.isatty():
         started = last = time.monotonic()
+        first: int | None = None
 
         def line(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal first, last
             now = time.monotonic()
-            if now - last >= LINE_EVERY_S and 0 < done < total:
+            first = done if first is None else first
+            if now - last >= LINE_EVERY_S and first < done < total:
                 last = now
-                left = (now - started) / done * (total - done)
+                left = (now - started) / (done - first) * (total - done)
                 say(f"{title}: {done}/{total}, {left:.0f} s left")
 
         yield line

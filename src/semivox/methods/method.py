@@ -15,6 +15,7 @@ from semivox.inference.windows import Windows
 from semivox.methods.average import Average
 from semivox.methods.clock import Clock
 from semivox.methods.problem import Problem
+from semivox.methods.stage_tools import StageTools
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
 from semivox.settings import Part
@@ -40,14 +41,25 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the budget. `initialise`: a module's name → the one whose weights it takes when the stage begins."""
+    """A part of the budget. When it begins, weights are handed over, optimisers reset, then `prepare_stage` is called.
+
+    torch's generators are seeded for that from (run seed, first step of the stage), alike on every process, so that
+    fresh weights made there are reproducible.
+    """
 
     name: str
     share: float = 1.0
+    """Of the run's steps, relative to the other stages' shares."""
     unlabelled: bool = True
     """Whether the unlabelled stream is made in this stage."""
+    pseudo: bool = False
+    """Whether the unlabelled stream is made only of cases with a pseudo-label that `prepare_stage` stored; it comes as
+    `Stream.pseudo`."""
     initialise: dict[str, str] = field(default_factory=dict)
+    """A module's name → the one whose weights it takes."""
     keep_optimisers: bool = True
+    """False: the optimisers forget their momenta, and the learning rate begins a new schedule, warm-up included, that
+    spans the stages until the next one with False. (`Clock.progress` goes on counting the whole run.)"""
 
 
 class Method(nn.Module):
@@ -96,8 +108,11 @@ class Method(nn.Module):
         """The default is one stage over the whole budget."""
         return (Stage("train"),)
 
-    def prepare_stage(self, stage: Stage, tools: "object") -> None:
-        """Runs once before a stage, e.g. to store pseudo-labels."""
+    def prepare_stage(self, stage: Stage, tools: StageTools) -> None:
+        """Called when a stage begins, in evaluation mode: stores pseudo-labels, makes fresh weights.
+
+        A run that was killed in here calls it again with the same weights, so it must not depend on anything else.
+        """
 
     def after_step(self, clock: Clock) -> None:
         """After the optimisers have stepped. The default moves every average."""

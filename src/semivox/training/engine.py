@@ -4,11 +4,13 @@ Lightning gives devices, precision and the loop; optimisation is manual; the ste
 run goes on where the checkpoint stands. A stage of the method is an epoch of Lightning.
 """
 
+import hashlib
+import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -16,18 +18,18 @@ import torch
 import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from semivox.errors import RunError
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, Optimiser, Stage
 from semivox.planning.demand import Views
-from semivox.sampling.batch import Batch
+from semivox.sampling.batch import Batch, RawBatch
 from semivox.sampling.draws import seed_of
 from semivox.sampling.loader import PatchLoader, batches
 from semivox.sampling.views import make_batch
 from semivox.training.checkpoint import DOES_NOT_FIT, load_method
 from semivox.training.config import Config, TrainingSettings
+from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
 from semivox.training.optimisation import learning_rate_factor, make_optimiser
 
 # What Lightning says of devices, averages in eval mode and epochs is no news to our users.
@@ -62,15 +64,53 @@ def spans(stages: tuple[Stage, ...], iterations: int) -> list[Span]:
     return laid
 
 
-class Engine(lightning.LightningModule):
-    """Trains `method` as `config` says. `make_loader(views, unlabelled)` gives the map step → raw batch of a stage."""
+def describe(span: Span, laid: list[Span]) -> str:
+    """What runs, for those who watch: the stage's place and name, where there are several."""
+    return f"stage {laid.index(span) + 1} of {len(laid)} ({span.stage.name})" if len(laid) > 1 else "training"
 
-    def __init__(self, method: Method, config: Config, make_loader: Callable[[Views], PatchLoader]) -> None:
+
+def schedule_span(laid: list[Span], step: int) -> tuple[int, int]:
+    """The steps [start, end) of the learning-rate schedule to which `step` belongs: a stage that resets the optimisers
+    begins a new one."""
+    starts = [span.start for number, span in enumerate(laid) if number == 0 or not span.stage.keep_optimisers]
+    ends = [*starts[1:], laid[-1].end]
+    return next(((start, end) for start, end in zip(starts, ends, strict=True) if step < end), (starts[-1], ends[-1]))
+
+
+class MakeLoader(Protocol):
+    """Views, and the unlabelled stream's pseudo-labels where it has some → the map step → raw batch."""
+
+    def __call__(self, views: Views, labels: StoredLabels | BlankLabels | None = None) -> PatchLoader: ...
+
+
+class StageBatches:
+    """The raw batches of a stage from `step` to its end. Nothing is read before the first one is asked for: Lightning
+    makes its iterators earlier, when the stage is not yet prepared."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self.span = engine.span
+        self.step = engine.step
+
+    def __len__(self) -> int:
+        return self.span.end - self.step
+
+    def __iter__(self) -> Iterator[RawBatch]:
+        training = self.engine.config.training
+        loader = self.engine.loader(self.span.stage)
+        yield from batches(loader, self.step, self.span.end, training.workers, pin=training.device == "cuda")
+
+
+class Engine(lightning.LightningModule):
+    """Trains `method` as `config` says."""
+
+    def __init__(self, method: Method, config: Config, make_loader: MakeLoader, labelling: Labelling) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method = method
         self.config = config
         self.make_loader = make_loader
+        self.labelling = labelling
         self.step = 0
         self.spans = spans(tuple(method.stages()), config.training.iterations)
         self.terms: dict[str, Tensor] = {}
@@ -101,17 +141,18 @@ class Engine(lightning.LightningModule):
         views = self.method.demand(self.method.settings).views
         return views if stage.unlabelled else replace(views, unlabelled=())
 
+    def loader(self, stage: Stage) -> PatchLoader:
+        """The map step → raw batch of `stage`."""
+        return self.make_loader(self.views(stage), self.labelling.labels_of(stage.name) if stage.pseudo else None)
+
     # What Lightning calls ------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self.specifications: list[Optimiser] = list(self.method.optimisers())
         return [make_optimiser(specification, self.config.training) for specification in self.specifications]
 
-    def train_dataloader(self) -> DataLoader:
-        span = self.span
-        loader = self.make_loader(self.views(span.stage))
-        on_gpu = self.config.training.device == "cuda"
-        return batches(loader, self.step, span.end, self.config.training.workers, pin=on_gpu)
+    def train_dataloader(self) -> StageBatches:
+        return StageBatches(self)
 
     def on_train_epoch_start(self) -> None:
         span = self.span
@@ -119,14 +160,25 @@ class Engine(lightning.LightningModule):
             self.begin(span)
 
     def begin(self, span: Span) -> None:
-        """Starts a stage: weights handed over, optimisers reset where it asks for that, its preparation run."""
+        """Starts a stage: weights handed over, optimisers reset where it asks for that, its preparation run.
+
+        All of it follows from what the checkpoint before it holds, so that a run killed in here begins it again alike.
+        """
+        self._take_state_of_rank_0()
+        seed = seed_of(self.config.seed, "stage", span.start)
+        torch.manual_seed(seed)
         modules = dict(self.method.named_modules())
         for target, source in span.stage.initialise.items():
             modules[target].load_state_dict(modules[source].state_dict())
         if not span.stage.keep_optimisers:
             for optimiser in self.trainer.optimizers:
                 optimiser.state.clear()
-        self.method.prepare_stage(span.stage, self)
+        tools = self.labelling.tools(
+            span.stage.name, describe(span, self.spans), seed, self._origin_of_labels(), self.device
+        )
+        self.method.eval()
+        self.method.prepare_stage(span.stage, tools)
+        self.method.train()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -166,10 +218,34 @@ class Engine(lightning.LightningModule):
     def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> None:
         training = self.config.training
         base = specification.learning_rate or training.learning_rate
-        rate = base * learning_rate_factor(clock.progress, specification.schedule or training.schedule, training)
+        start, end = schedule_span(self.spans, clock.step)
+        progress = (clock.step - start) / (end - start)
+        rate = base * learning_rate_factor(progress, specification.schedule or training.schedule, training)
         for group in optimiser.param_groups:
             group["lr"] = rate
         self.learning_rate = rate
+
+    def _take_state_of_rank_0(self) -> None:
+        """Gives every rank the state of rank 0, which is what a checkpoint holds: batch-norm statistics differ."""
+        if self.trainer.world_size == 1:
+            return
+        for value in self.method.state_dict().values():
+            if isinstance(value, Tensor):
+                flat = value.contiguous().view(-1).view(torch.uint8)
+                torch.distributed.broadcast(flat, 0)
+                value.copy_(flat.view(value.dtype).view(value.shape))
+
+    def _origin_of_labels(self) -> str:
+        """A digest of all that pseudo-labels made now follow from: weights and settings."""
+        config = self.config.model_dump(mode="json", include={"plan", "method", "inference", "seed"})
+        digest = hashlib.sha256(json.dumps([config, self.config.training.precision], sort_keys=True).encode())
+        for name, value in sorted(self.method.state_dict().items()):
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            else:
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
 
     def _all_finite(self, loss: Tensor) -> bool:
         """Whether the loss is finite on every rank, so that all skip a step or none does."""

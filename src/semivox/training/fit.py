@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -33,8 +33,9 @@ from semivox.sampling.loader import PatchLoader
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
 from semivox.training.cpu import lay_out
-from semivox.training.engine import Engine, Span, make_trainer
+from semivox.training.engine import Engine, Span, describe, make_trainer
 from semivox.training.interruption import STOP, STOP_S, Checkpoints, FollowsRank0, Interrupted, sigterm_as_interrupt
+from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
 from semivox.training.log import Log
 from semivox.training.progress import TrainingProgress
 from semivox.training.run import RunFolder
@@ -53,8 +54,9 @@ TIMED_S = 8.0
 
 
 def read_data(data: DataSettings) -> Dataset:
-    """The data set a run is about, whole: for scoring at its end."""
-    return read_datasets(data.datasets, data.unlabelled, data.labels)
+    """The data set a run is about, with all labels: for scoring at its end. Without test cases in development."""
+    dataset = read_datasets(data.datasets, data.unlabelled, data.labels)
+    return dataset if data.development is None else dataset.development(data.development)
 
 
 def training_data(dataset: Dataset, labelled: int | dict[str, int] | None) -> Dataset:
@@ -91,21 +93,24 @@ def initialise(method: Method, run: Path) -> None:
     """Gives every network of `method` the weights of the first network of another run's model."""
     donor = load_model(run).method.inference_modules()[0].state_dict()
     donor = {name.removeprefix("module."): tensor for name, tensor in donor.items()}
-    for module in method.children():
-        network = getattr(module, "module", module)
+    for network in method.modules():
+        if not isinstance(network, Network):
+            continue
         own = network.state_dict()
         if own.keys() != donor.keys() or any(own[name].shape != donor[name].shape for name in own):
             raise RunError(f"--init-from {run}: its network differs from this run's; give the same plan and network")
         network.load_state_dict(donor)
 
 
-def make_engine(config: Config, dataset: Dataset, store: Store, method: Method, rank: int = 0) -> Engine:
-    """The engine with loaders over `store`."""
+def make_engine(
+    config: Config, dataset: Dataset, store: Store, method: Method, rank: int = 0, folder: Path | None = None
+) -> Engine:
+    """The engine with loaders over `store`. `folder`: where pseudo-labels lie, see `Labelling`."""
 
-    def make_loader(views: Views) -> PatchLoader:
+    def make_loader(views: Views, labels: StoredLabels | BlankLabels | None = None) -> PatchLoader:
         return PatchLoader(
             store,
-            dataset,
+            dataset if labels is None else without_others(dataset, labels.kept),
             config.plan,
             views,
             seed=config.seed,
@@ -113,9 +118,18 @@ def make_engine(config: Config, dataset: Dataset, store: Store, method: Method, 
             foreground_share=config.training.foreground_share,
             rank=rank,
             ranks=config.training.devices,
+            pseudo=None if labels is None else labels.read,
         )
 
-    return Engine(method, config, make_loader)
+    windows = make_windows(config.plan, config.inference, config.training.precision)
+    labelling = Labelling(dataset, store, windows, folder, rank, config.training.devices)
+    return Engine(method, config, make_loader, labelling)
+
+
+def without_others(dataset: Dataset, kept: Collection[str]) -> Dataset:
+    """`dataset` without the unlabelled training cases that are not in `kept`."""
+    others = {case.id for case in dataset.unlabelled()}.difference(kept)
+    return replace(dataset, cases=tuple(case for case in dataset if case.id not in others))
 
 
 class _Timer(lightning.Callback):
@@ -139,7 +153,8 @@ class _Timer(lightning.Callback):
 def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
     """Times real steps of each stage on a throw-away copy of the run, and weighs them by the stages' shares.
 
-    Of several devices one is timed, with its share of the batch: what they tell each other comes on top.
+    Of several devices one is timed, with its share of the batch: what they tell each other comes on top, and so does
+    the time for which stages label unlabelled scans.
     """
     method, _ = build(config, dataset)
     devices, batch = config.training.devices, config.plan.batch
@@ -153,7 +168,8 @@ def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
     seconds = shares = 0.0
     for stage in method.stages():
         engine = make_engine(timed, dataset, store, method)
-        engine.spans = [Span(stage, 0, TIMED_STEPS)]
+        # As if it had begun before: with the method as it is, and nothing to prepare.
+        engine.spans, engine.step = [Span(stage, 0, TIMED_STEPS + 1)], 1
         timer = _Timer()
         make_trainer(timed.training, [timer], 1).fit(engine)
         seconds += timer.seconds() * stage.share
@@ -169,7 +185,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     dataset = training_data(read_data(config.data), config.data.labelled)
     store = open_store(config, dataset)
     method, _ = build(config, dataset)
-    engine = make_engine(config, dataset, store, method, rank)
+    engine = make_engine(config, dataset, store, method, rank, run.pseudo_labels)
     training = config.training
     if training.compile:
         for network in method.modules():
@@ -191,7 +207,11 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
             every = training.validate_every or max(training.iterations // 10, 1)
             score = validation_score(config, dataset, store, method)
             callbacks.append(Validation(run, every, training.patience, score, log))
-        callbacks += [log, TrainingProgress(), Checkpoints(run, training.checkpoint_every)]
+        checkpoints = Checkpoints(run, training.checkpoint_every)
+        engine.labelling.after_case = lambda: checkpoints.stop_if_asked(engine)
+        callbacks += [log, TrainingProgress(), checkpoints]
+        if content is not None:
+            say(f"continuing at step {engine.step} of {training.iterations}, {describe(engine.span, engine.spans)}")
     else:
         callbacks.append(FollowsRank0())
     remaining = len([span for span in engine.spans if span.end > engine.step])

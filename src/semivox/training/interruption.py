@@ -57,6 +57,10 @@ class Checkpoints(lightning.Callback):
         ends = [span.end for span in engine.spans]
         if engine.step % self.every == 0 or engine.step in ends or self.signal:
             save_checkpoint(self.run.last, engine.snapshot())
+        self.stop_if_asked(engine)
+
+    def stop_if_asked(self, engine: Engine) -> None:
+        """Raises Interrupted after a signal; what is not saved now will be made again."""
         if self.signal:
             raise Interrupted(
                 f"stopped after step {engine.step} of {engine.config.training.iterations}; continue with:"

@@ -79,6 +79,10 @@ class Log(lightning.Callback):
         self.started = self.last_time = time.monotonic()
         self.last_step = engine.step
 
+    def on_train_batch_start(self, trainer, engine: Engine, batch, batch_idx) -> None:  # type: ignore[override]
+        if engine.step == engine.span.start:  # what prepared the stage says nothing of its throughput
+            self.last_time, self.last_step = time.monotonic(), engine.step
+
     def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         step = engine.step - 1
         is_last = engine.step == engine.config.training.iterations

@@ -46,6 +46,10 @@ class RunFolder:
         return self.path / "log.csv"
 
     @property
+    def pseudo_labels(self) -> Path:
+        return self.path / "pseudo_labels"
+
+    @property
     def predictions(self) -> Path:
         return self.path / "predictions"
 

@@ -14,7 +14,8 @@ from semivox.training.run import RunFolder
 class Validation(lightning.Callback):
     """Every `every` steps calls `score()`, the mean Dice of the validation cases; keeps the best weights in best.pt.
 
-    `patience`: validations without improvement after which training stops; 0 never stops.
+    `patience`: validations without improvement after which training stops; 0 never stops. A stage begins to wait anew,
+    and only the last one stops: others only lead up to it.
     """
 
     def __init__(self, run: RunFolder, every: int, patience: int, score: Callable[[], float], log: Log) -> None:
@@ -46,5 +47,6 @@ class Validation(lightning.Callback):
             self.best, self.best_step = dice, engine.step
             content = {"step": engine.step, "dice": dice, "method": engine.method.state_dict()}
             save_checkpoint(self.run.best, content)
-        elif self.patience and engine.step - self.best_step >= self.patience * self.every:
-            trainer.should_stop = True
+        elif self.patience and engine.span == engine.spans[-1]:
+            waited = engine.step - max(self.best_step, engine.span.start)
+            trainer.should_stop = waited >= self.patience * self.every
