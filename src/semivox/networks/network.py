@@ -38,7 +38,8 @@ class Network(nn.Module):
 
     Settings: ClassVar[type[NetworkSettings]] = NetworkSettings
     capabilities: frozenset[str] = frozenset({"features", "maps", "decoder", "head"})
-    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head)."""
+    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head).
+    A network with 'decoder' has a setting `upsampling`: transposed, linear or nearest."""
 
     encoder: nn.Module
     decoder: nn.Module

@@ -7,12 +7,15 @@ from typing import Any, Self
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semivox.errors import SettingError
 from semivox.networks.layers import (
     AVERAGE_POOLS,
+    LINEAR,
     TRANSPOSED,
     Norm,
+    Upsampling,
     convolution,
     cut_to,
     normalisation,
@@ -43,6 +46,8 @@ class ResidualEncoderUNetSettings(NetworkSettings):
     decoder_convolutions: int = Field(default=1, ge=1)
     """Convolutions per stage of the decoder."""
     norm: Norm = "instance"
+    upsampling: Upsampling = "transposed"
+    """transposed: a transposed convolution as large as its stride. linear, nearest: interpolation and a convolution."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """At the bottleneck and before the head."""
 
@@ -183,7 +188,12 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList()
         for stage in range(len(widths) - 2, -1, -1):
             width, stride, kernel = widths[stage], settings.strides[stage + 1], settings.kernels[stage]
-            self.ups.append(TRANSPOSED[dimensions](widths[stage + 1], width, stride, stride))
+            if settings.upsampling == "transposed":
+                self.ups.append(TRANSPOSED[dimensions](widths[stage + 1], width, stride, stride))
+            else:
+                mode = LINEAR[dimensions] if settings.upsampling == "linear" else settings.upsampling
+                up = convolution(dimensions, widths[stage + 1], width, kernel)
+                self.ups.append(nn.Sequential(Interpolation(stride, mode), up))
             counts = [2 * width, *[width] * (settings.decoder_convolutions - 1)]
             self.blocks.append(
                 nn.Sequential(*(normalised(dimensions, inputs, width, kernel, settings.norm) for inputs in counts))
@@ -196,6 +206,18 @@ class Decoder(nn.Module):
             x = block(torch.cat([cut_to(up(x), skip.shape[2:]), skip], dim=1))
             maps.append(x)
         return maps
+
+
+class Interpolation(nn.Module):
+    """`stride` times the size of each axis."""
+
+    def __init__(self, stride: Axes, mode: str) -> None:
+        super().__init__()
+        self.factors = tuple(float(step) for step in stride)
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.factors, mode=self.mode)
 
 
 class ResidualBlock(nn.Module):

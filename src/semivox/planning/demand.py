@@ -32,7 +32,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Demand:
-    """Counts per step, in units of one network and one sample.
+    """Counts per step, in units of one network and one sample; a part of a network counts as its share.
 
     A *kept* forward is one whose activations stay until the backward pass. `labelled_forwards` kept forwards of each
     labelled sample, `unlabelled_forwards` kept forwards of each unlabelled sample, `teacher_forwards` forwards without
@@ -40,13 +40,13 @@ class Demand:
     """
 
     views: Views = Views()
-    networks: int = 1
+    networks: float = 1
     """Trained copies of the network (weights, gradients, optimiser state)."""
-    averages: int = 0
+    averages: float = 0
     """Averaged or frozen copies (weights only)."""
-    labelled_forwards: int = 1
-    unlabelled_forwards: int = 0
-    teacher_forwards: int = 0
+    labelled_forwards: float = 1
+    unlabelled_forwards: float = 0
+    teacher_forwards: float = 0
 
     @property
     def relative_cost(self) -> float:
