@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from semivox.data.layout import read_dataset
     from semivox.errors import SemivoxError
     from semivox.evaluation.evaluate import evaluate
+    from semivox.experiments.benchmark import benchmark
     from semivox.experiments.compare import compare
     from semivox.experiments.predict import predict
     from semivox.experiments.train import resume, train
@@ -36,6 +37,7 @@ _PLACES = {
     "SemivoxError": "errors",
     "Stage": "methods.method",
     "Views": "planning.demand",
+    "benchmark": "experiments.benchmark",
     "check": "data.integrity",
     "compare": "experiments.compare",
     "convert": "data.conversion",
@@ -60,6 +62,7 @@ __all__ = [
     "Stage",
     "Views",
     "__version__",
+    "benchmark",
     "check",
     "compare",
     "convert",

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score predictions against labels",
     "report": "one HTML file about a run, that opens offline",
     "compare": "several runs in one table, with paired tests",
+    "benchmark": "a protocol's grid of methods and seeds, resumable, with its table",
     "methods": "the methods, or one of them with its settings",
     "networks": "the networks, or one of them with its settings",
     "convert": "other formats → the layout",

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from semivox.cli.tables import in_terminal
+
 if TYPE_CHECKING:
     from semivox.experiments.compare import Comparison
 
@@ -31,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     from semivox.experiments.compare import compare, write_comparison
+    from semivox.experiments.results import published
 
     comparison = compare(arguments.runs)
     console = Console(highlight=False)
@@ -40,6 +43,11 @@ def run(arguments: Namespace) -> None:
         console.print(_classes(comparison, classes))
     if comparison.pairs:
         console.print(_pairs(comparison, classes))
+    figures = published(comparison)
+    if figures is not None:
+        console.print(in_terminal(figures))
+    for note in comparison.notes:
+        console.print(note, markup=False)
     for pair in comparison.pairs:
         if pair.settings:
             line = f"{pair.second} and {pair.first} differ in more than the method: {', '.join(pair.settings)}"
@@ -50,6 +58,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _groups(comparison: "Comparison") -> Table:
+    from semivox.experiments.results import over_seeds, steps, with_unit
     from semivox.reporting.tables import METRICS
 
     metrics = [metric for metric in METRICS if metric.key in SHOWN]
@@ -58,7 +67,7 @@ def _groups(comparison: "Comparison") -> Table:
         "method",
         "seeds",
         "steps",
-        *(_with_unit(m.title, m.unit(comparison.unit)) for m in metrics),
+        *(with_unit(m, comparison.unit) for m in metrics),
         "missed",
     ):
         table.add_column(title, justify="left" if title == "method" else "right")
@@ -66,17 +75,14 @@ def _groups(comparison: "Comparison") -> Table:
         cells = []
         for metric in metrics:
             spread = group.scores["mean"][metric.key]
-            over_runs = f" ± {metric.text(spread.over_runs)}" if len(group.runs) > 1 else ""
-            cells.append(
-                f"{metric.text(spread.mean)}{over_runs}\n{metric.text(spread.low)} to {metric.text(spread.high)}"
-            )
-        few, many = min(group.iterations), max(group.iterations)
-        steps = str(few) if few == many else f"{few} to {many}"
-        table.add_row(Text(group.name), str(len(group.runs)), steps, *cells, str(group.empty_predictions))
+            interval = f"{metric.text(spread.low)} to {metric.text(spread.high)}"
+            cells.append(f"{over_seeds(group, metric)}\n{interval}")
+        table.add_row(Text(group.name), str(len(group.runs)), steps(group), *cells, str(group.empty_predictions))
     return table
 
 
 def _classes(comparison: "Comparison", classes: list[str]) -> Table:
+    from semivox.experiments.results import over_seeds
     from semivox.reporting.tables import DICE
 
     table = Table(title="Dice per class", box=SIMPLE_HEAD)
@@ -84,14 +90,12 @@ def _classes(comparison: "Comparison", classes: list[str]) -> Table:
     for name in classes:
         table.add_column(Text(name), justify="right")
     for group in comparison.groups:
-        spreads = [group.scores[name]["dice"] for name in classes]
-        several = len(group.runs) > 1
-        cells = [DICE.text(one.mean) + (f" ± {DICE.text(one.over_runs)}" if several else "") for one in spreads]
-        table.add_row(Text(group.name), *cells)
+        table.add_row(Text(group.name), *(over_seeds(group, DICE, name) for name in classes))
     return table
 
 
 def _pairs(comparison: "Comparison", classes: list[str]) -> Table:
+    from semivox.experiments.results import with_unit
     from semivox.reporting.tables import DICE, HD95
 
     first = comparison.groups[0].name
@@ -102,12 +106,8 @@ def _pairs(comparison: "Comparison", classes: list[str]) -> Table:
     for pair in comparison.pairs:
         for metric, name in rows:
             paired = pair.scores[name][metric.key]
-            score = f"{_with_unit(metric.title, metric.unit(comparison.unit))}, {name}"
+            score = f"{with_unit(metric, comparison.unit)}, {name}"
             interval = f"{metric.text(paired.low, signed=True)} to {metric.text(paired.high, signed=True)}"
             difference = metric.text(paired.difference, signed=True)
             table.add_row(Text(pair.second), Text(score), difference, interval, f"{paired.p_value:.3g}", str(paired.n))
     return table
-
-
-def _with_unit(title: str, unit: str) -> str:
-    return f"{title} ({unit})" if unit else title

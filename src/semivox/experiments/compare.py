@@ -4,21 +4,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from semivox.atomic import atomic_write_text
-from semivox.errors import RunError
+from semivox.errors import RunError, SettingError
 from semivox.evaluation.evaluate import without_nan
 from semivox.evaluation.scores import METRICS
 from semivox.evaluation.statistics import Paired, bootstrap_interval, compare_paired, mean_of_defined
 from semivox.reporting.record import NOTHING, Record, flatten, read_record
 
+if TYPE_CHECKING:
+    from semivox.experiments.protocol import Protocol, Published
+
+UNKNOWN = "unknown method"
+
 MEAN = "mean"
 """Stands for the mean over classes, as in metrics.json."""
 
-BESIDE = ("seed", "data.store", "training.iterations", "training.device", "training.devices", "training.workers")
-"""Settings in which runs of one group may differ: the seed, the machine, and the steps that its minutes allowed."""
+BESIDE = (
+    *("seed", "protocol", "data.store", "training.iterations"),
+    *("training.device", "training.devices", "training.workers"),
+)
+"""Settings in which runs of one group may differ: the seed, the machine, the steps that its minutes allowed, and
+whether a protocol or flags said all the rest."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,22 @@ class Group:
     """Runs that differ in their seed only."""
 
     name: str
+    method: str
+    labelled: int | dict[str, int] | None
+    """How many groups kept their label, None for all."""
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
     iterations: tuple[int, ...]
+    minutes: tuple[float, ...]
+    """Of training."""
     scores: dict[str, dict[str, Spread]]
     """Class or "mean" → metric → its spread."""
     empty_predictions: int
     """Structures of which nothing was predicted, over all runs."""
+    protocol: str | None
+    """The one that the runs came from."""
+    published: "Published | None"
+    """What papers report for this method and number of labels, where the protocol has it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,8 @@ class Comparison:
     """Every later group against the first."""
     unit: str
     """Of distances, "mm" or "voxel"."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how it was made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +128,38 @@ def compare(runs: Sequence[Path]) -> Comparison:
         _check_seeds(members)
     scored = [_score(members, dict(settings), names) for settings, members in grouped.items()]
     titles = _titles([group.settings for group in scored])
-    groups = tuple(_summarise(group, title, names) for group, title in zip(scored, titles, strict=True))
+    protocols, notes = _protocols(records)
+    groups = tuple(_summarise(group, title, names, protocols) for group, title in zip(scored, titles, strict=True))
     pairs = tuple(
         Pair(titles[0], title, _paired(scored[0], group, names), _differing(scored[0].settings, group.settings))
         for group, title in zip(scored[1:], titles[1:], strict=True)
     )
-    return Comparison(groups, pairs, unit)
+    return Comparison(groups, pairs, unit, notes)
 
 
-def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Writes all of it as JSON; null is what is not defined."""
-    content = without_nan(asdict(comparison))
-    atomic_write_text(out, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+def write_comparison(comparison: Comparison, out: Path, **beside: Any) -> None:
+    """Writes all of it, and what is to stand `beside` it, as JSON; null is what is not defined."""
+    content = without_nan(beside | asdict(comparison))
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    atomic_write_text(out, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _protocols(records: list[Record]) -> tuple["dict[str, Protocol]", tuple[str, ...]]:
+    """The protocols that the runs came from, by their names in the configs; and which of them are gone."""
+    found, notes = {}, []
+    for name in dict.fromkeys(record.config.get("protocol") for record in records):
+        if name is not None:
+            from semivox.experiments.protocol import read_protocol  # with torch and all methods
+
+            try:
+                found[name] = read_protocol(name)
+            except SettingError as error:
+                notes.append(f"no published figures: {error}")
+    return found, tuple(notes)
 
 
 def _common(records: list[Record]) -> tuple[list[str], str]:
@@ -167,7 +209,7 @@ def _score(members: list[Record], settings: dict[str, str], names: list[str]) ->
     return _Scored(members, settings, cases, patients, values)
 
 
-def _summarise(group: _Scored, title: str, names: list[str]) -> Group:
+def _summarise(group: _Scored, title: str, names: list[str], protocols: "dict[str, Protocol]") -> Group:
     scores = {}
     for name, values in _by_class(group.values, names).items():  # (run, case, metric)
         run_means, case_means = mean_of_defined(values, axis=1), mean_of_defined(values, axis=0)
@@ -189,13 +231,21 @@ def _summarise(group: _Scored, title: str, names: list[str]) -> Group:
         for entry in (record.metrics or {})["cases"]
         for score in entry["scores"].values()
     ]
+    config = group.records[0].config
+    method, labelled = config.get("method", {}).get("name", UNKNOWN), config.get("data", {}).get("labelled")
+    protocol = next((found for record in group.records if (found := record.config.get("protocol"))), None)
     return Group(
         name=title,
+        method=method,
+        labelled=labelled,
         runs=tuple(record.folder for record in group.records),
         seeds=tuple(record.config.get("seed", 0) for record in group.records),
         iterations=tuple(record.config.get("training", {}).get("iterations", 0) for record in group.records),
+        minutes=tuple(record.log.minutes for record in group.records),
         scores=scores,
         empty_predictions=sum(empty),
+        protocol=protocol,
+        published=protocols[protocol].figures(method, labelled) if protocol in protocols else None,
     )
 
 
@@ -237,7 +287,7 @@ def _titles(settings: list[dict[str, str]]) -> list[str]:
     titles = []
     labelled = [", ".join(value for key, value in own.items() if key.startswith("data.labelled")) for own in settings]
     for own, number in zip(settings, labelled, strict=True):
-        method = own.get("method.name", "unknown method")
+        method = own.get("method.name", UNKNOWN).rpartition(":")[2]
         titles.append(f"{method}, {number or 'all'} labelled" if len(set(labelled)) > 1 else method)
     told = []
     for own, title in zip(settings, titles, strict=True):

@@ -186,10 +186,11 @@ class Protocol(Part):
             settings=entry.settings,
         )
 
-    def figures(self, method: str, labelled: int | dict[str, int] | None) -> tuple[Figure, ...]:
+    def figures(self, method: str, labelled: int | dict[str, int] | None) -> Published:
         """The published rows of a method with this many labels, None for all."""
         wanted = "all" if labelled is None else labelled
-        return tuple(row for row in self.published.figures if (row.method, row.labelled) == (method, wanted))
+        rows = (row for row in self.published.figures if (row.method, row.labelled) == (method, wanted))
+        return self.published.model_copy(update={"figures": tuple(rows)})
 
     def dataset_folders(self, root: Path | None = None) -> tuple[Path, ...]:
         """Where its data sets lie: below `root`, else $SEMIVOX_DATA, else what the protocol says.

@@ -1,0 +1,494 @@
+"""`semivox benchmark`: a protocol's grid of runs, method × seed, beside labelled-only with few and with all labels.
+
+    OUT/METHOD-LABELLED-seedS/   a run folder each; what is finished is never run again, what was interrupted goes on
+    OUT/logs/CELL.log            what the run said
+    OUT/.locks/CELL              held while somebody works on the cell, so that two benchmarks can share the work
+    OUT/results.md, results.json
+
+Runs are separate processes, for torch's generators and threads are those of a whole process.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import IO
+
+from semivox.atomic import atomic_write_text
+from semivox.errors import DataError, ResourceError, RunError, SettingError, unknown
+from semivox.experiments.compare import Comparison, compare, write_comparison
+from semivox.experiments.configure import Budget, Request, given_plan, resolve
+from semivox.experiments.protocol import Protocol, check_data, read_protocol
+from semivox.experiments.results import result_tables
+from semivox.experiments.train import count_of, short_name
+from semivox.methods import find_method, registered_name
+from semivox.parallel import cores
+from semivox.progress import progress, say
+from semivox.reporting.record import NOTHING, flatten, read_log, read_record
+from semivox.reporting.report import NAME as REPORT
+from semivox.training.config import Config, DataSettings
+from semivox.training.fit import read_data, training_data
+from semivox.training.interruption import STOP_S, Interrupted, sigterm_as_interrupt
+from semivox.training.run import RunFolder
+
+LABELLED_ONLY = "supervised"
+
+POLL_S = 0.5
+"""Seconds between two looks at the running cells."""
+
+GO_ON = "give the same command again to go on; what is finished is kept"
+
+MAY_DIFFER = (
+    *("training.device", "training.devices", "training.precision", "training.workers"),
+    *("data.datasets", "data.store", "protocol"),
+)
+"""Fields in which the run of a cell may differ from what would be run now: the machine and the places of files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of the grid, in `out`."""
+
+    method: str
+    labelled: int | dict[str, int] | None
+    """How many groups keep their label, None for all."""
+    seed: int
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"{short_name(self.method)}-{count_of(self.labelled)}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        return f"{short_name(self.method)}, {count_of(self.labelled)} labelled, seed {self.seed}"
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.out / self.name)
+
+    @property
+    def log(self) -> Path:
+        return self.out / "logs" / f"{self.name}.log"
+
+    @property
+    def lock(self) -> Path:
+        return self.out / ".locks" / self.name
+
+    @property
+    def is_finished(self) -> bool:
+        return is_finished(self.run)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be run, and with what."""
+
+    protocol: Protocol
+    methods: tuple[str, ...]
+    """Labelled-only first, then those that were named."""
+    labelled: int | dict[str, int]
+    seeds: int
+    folders: tuple[Path, ...]
+    """The data sets."""
+    out: Path
+    development: bool
+    settings: Mapping[str, tuple[str, ...]]
+    """Method → what `-s` sets for it."""
+    cells: tuple[Cell, ...] = field(init=False)
+    """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
+
+    def __post_init__(self) -> None:
+        few: list[tuple[str, int | dict[str, int] | None]] = [(method, self.labelled) for method in self.methods]
+        rows = [few[0], (LABELLED_ONLY, None), *few[1:]]
+        cells = (Cell(method, count, seed, self.out) for seed, (method, count) in product(range(self.seeds), rows))
+        object.__setattr__(self, "cells", tuple(cells))
+
+    def config(self, cell: Cell) -> Config:
+        """What a cell is to be trained with, but for the machine. Raises as `resolve` does."""
+        protocol = self.protocol
+        request = Request(
+            data=DataSettings(
+                datasets=self.folders,
+                labelled=cell.labelled,
+                labels=protocol.data.classes,
+                development=protocol.data.development_groups if self.development else None,
+                store=self.out / "stores",
+            ),
+            method=cell.method,
+            budget=Budget(iterations=protocol.recipe(cell.method).training.iterations),
+            protocol=protocol,
+            seed=cell.seed,
+            settings=self.settings[cell.method],
+        )
+        plan = given_plan(request)
+        assert plan is not None, "every protocol has a plan"
+        return resolve(request, plan, "cpu", "32")
+
+    def arguments(self, cell: Cell) -> list[str]:
+        """What `semivox` is given to run a cell, or to go on with it."""
+        method = ["--method", cell.method]
+        if cell.run.config.exists():
+            return ["train", "--resume", str(cell.run.path), *(method if ".py:" in cell.method else ())]
+        words = ["train", *map(str, self.folders), "--protocol", self.protocol.reference, *method]
+        for text in labelled_texts(cell.labelled):
+            words += ["--labelled", text]
+        words += ["--seed", str(cell.seed), *(["--development"] if self.development else ())]
+        settings = self.settings[cell.method]
+        return [*words, *(["-s", *settings] if settings else ()), "--out", str(cell.run.path)]
+
+    @property
+    def command(self) -> str:
+        """The command of the whole benchmark, without places of files."""
+        words = ["semivox", "benchmark", Path(self.protocol.reference).name]
+        words += ["--method", *map(short_name, self.methods[1:])] if self.methods[1:] else []
+        words += ["--seeds", str(self.seeds)]
+        if self.labelled != self.protocol.data.labelled:
+            for text in labelled_texts(self.labelled):
+                words += ["--labelled", text]
+        words += ["--development"] if self.development else []
+        for method, settings in self.settings.items():
+            words += [word for text in settings for word in ("-s", f"{short_name(method)}.{text}")]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a benchmark came to."""
+
+    out: Path
+    comparison: Comparison | None
+    """None where no cell is finished yet."""
+    finished: tuple[Cell, ...]
+    failed: Mapping[Cell, str]
+    """Cell → why, in one line."""
+    elsewhere: tuple[Cell, ...]
+    """Cells on which another process works."""
+    left: tuple[Cell, ...]
+    """Cells for which there was no time."""
+
+
+def benchmark(
+    protocol: str | Path,
+    methods: Sequence[str] = (),
+    *,
+    seeds: int = 3,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    labelled: int | dict[str, int] | None = None,
+    jobs: int = 2,
+    budget_s: float | None = None,
+    development: bool = False,
+    settings: Sequence[str] = (),
+) -> Outcome:
+    """Runs what is not finished yet of a protocol's grid, and compares all that is.
+
+    methods: run with few labels each; labelled-only is run besides, with few labels and with all. data: the folder in
+    which the protocol's data sets lie. labelled: how many few are, where not as the protocol says. jobs: cells at once,
+    which share the cores. budget_s: seconds after which the running cells are stopped, to go on next time. development:
+    test cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all.
+
+    Raises SemivoxError subclasses for what a user can mend before anything runs, `Interrupted` after SIGINT or SIGTERM
+    (the cells have saved). A cell that fails does not stop the others; `Outcome.failed` says why it did.
+    """
+    started = time.monotonic()
+    followed = read_protocol(protocol)
+    few = followed.data.labelled if labelled is None else labelled
+    named = distinct([LABELLED_ONLY, *map(whole_name, methods)])
+    default = Path("runs") / f"{followed.name}-{count_of(few)}{'-development' if development else ''}"
+    grid = Grid(
+        protocol=followed,
+        methods=tuple(named),
+        labelled=few,
+        seeds=seeds,
+        folders=followed.dataset_folders(Path(data) if data else None),
+        out=Path(out) if out else default,
+        development=development,
+        settings=settings_by_method(settings, named),
+    )
+    steps = {cell: grid.config(cell).training.iterations for cell in grid.cells}
+    refuse_other_data(grid)
+    for cell in grid.cells:
+        refuse_other_settings(grid, cell)
+    failed, elsewhere = run_cells(grid, steps, jobs, None if budget_s is None else started + budget_s)
+    finished = tuple(cell for cell in grid.cells if cell.is_finished)
+    busy = {*finished, *failed, *elsewhere}
+    left = tuple(cell for cell in grid.cells if cell not in busy)
+    runs = [*(cell.run.path for cell in finished), *other_runs(grid)]
+    elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
+    outcome = Outcome(grid.out, compare(runs) if runs else None, finished, failed, elsewhere, left)
+    if outcome.comparison is not None:
+        write_results(grid, outcome)
+    return outcome
+
+
+# What is asked for --------------------------------------------------------------------------------------------------
+
+
+def whole_name(method: str) -> str:
+    """A method's name as runs record it: registered, or with the whole path of its file. Raises where there is none."""
+    find_method(method)
+    if ".py:" not in method:
+        return registered_name(method)
+    file, _, name = method.rpartition(":")
+    return f"{Path(file).resolve()}:{name}"
+
+
+def distinct(methods: Sequence[str]) -> list[str]:
+    """Each method once. Raises SettingError where two of different files have one name."""
+    methods = list(dict.fromkeys(methods))
+    names = list(map(short_name, methods))
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingError(f"--method: two methods are called '{name}'; rename one, its folder is named by it")
+    return methods
+
+
+def labelled_texts(labelled: int | dict[str, int] | None) -> list[str]:
+    """What `--labelled` is given, once for each."""
+    if labelled is None:
+        return ["all"]
+    if isinstance(labelled, int):
+        return [str(labelled)]
+    return [f"{domain}={number}" for domain, number in labelled.items()]
+
+
+def settings_by_method(assignments: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Method → its assignments: `METHOD.name=value` without the method, and those of the config, which are for all."""
+    by_name = {short_name(method): method for method in methods}
+    found: dict[str, list[str]] = {method: [] for method in methods}
+    for text in assignments:
+        head, _, rest = text.partition(".")
+        if head in Config.model_fields:
+            for settings in found.values():
+                settings.append(text)
+        elif registered_name(head) in by_name and rest:
+            found[by_name[registered_name(head)]].append(rest)
+        else:
+            raise SettingError(f"-s {text}: {unknown('method or section', head, [*by_name, *Config.model_fields])}")
+    return {method: tuple(settings) for method, settings in found.items()}
+
+
+def refuse_other_data(grid: Grid) -> None:
+    """Says what the data sets lack; raises where they cannot be what the grid needs. Opens no scan."""
+    for cell in grid.cells[:2]:
+        config = grid.config(cell)
+        if cell.labelled is not None:
+            check_data(grid.protocol, grid.folders, cell.labelled)
+        whole = read_data(config.data)
+        training_data(whole, config.data.labelled)
+        scored = whole.split("test") or whole.split("val")
+        if not any(case.label for case in scored):
+            raise DataError(f"{whole.root}: no test case has a label, so that nothing can be scored; add labels")
+
+
+def refuse_other_settings(grid: Grid, cell: Cell) -> None:
+    """Raises RunError where a cell was begun with other settings than it would have now."""
+    if not cell.run.config.exists():
+        return
+    before, now = (
+        {
+            name: value
+            for name, value in flatten(config.model_dump(mode="json"))
+            if value != NOTHING and not name.startswith(MAY_DIFFER)
+        }
+        for config in (Config.load(cell.run.config), grid.config(cell))
+    )
+    for name in dict.fromkeys([*before, *now]):
+        if before.get(name) != now.get(name):
+            was, is_now = before.get(name, NOTHING), now.get(name, NOTHING)
+            raise RunError(
+                f"{cell.run.path}: was run with {name} {was}, which is {is_now} now; give another --out, or delete it"
+            )
+
+
+# Running ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    cell: Cell
+    process: subprocess.Popen
+    lock: IO[str]
+
+
+def run_cells(
+    grid: Grid, steps: Mapping[Cell, int], jobs: int, deadline: float | None
+) -> tuple[dict[Cell, str], tuple[Cell, ...]]:
+    """Runs what is not finished, until `deadline` (of the monotonic clock). Returns what failed, and what others do."""
+    waiting = deque(cell for cell in grid.cells if not cell.is_finished)
+    before = {cell: steps_done(cell, steps) for cell in waiting}
+    failed: dict[Cell, str] = {}
+    elsewhere: list[Cell] = []
+    running: list[_Job] = []
+    with progress(f"{grid.protocol.name}, steps") as report, stopped_at_the_end(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.popleft()
+                job = start(grid, cell, jobs)
+                if job is not None:
+                    running.append(job)
+                elif not cell.is_finished:
+                    elsewhere.append(cell)
+                    say(f"{cell.title}: another process works on it")
+            time.sleep(POLL_S)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                fault = end(job)
+                if fault is not None:
+                    failed[job.cell] = fault
+                say(f"{job.cell.title}: {fault or told(job.cell)} ({finished_of(grid)})")
+            counted = [cell for cell in before if cell not in failed and cell not in elsewhere]
+            done = sum(steps_done(cell, steps) - before[cell] for cell in counted)
+            report(done, sum(steps[cell] - before[cell] for cell in counted))
+            if deadline is not None and time.monotonic() > deadline:
+                break
+    return failed, tuple(elsewhere)
+
+
+@contextmanager
+def stopped_at_the_end(running: list[_Job]) -> Iterator[None]:
+    """Whatever still runs when the block ends is asked to save and stop, and waited for; so it is after Ctrl-C."""
+    try:
+        with sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {GO_ON}") from None
+    finally:
+        for job in running:
+            job.process.terminate()
+        for job in running:
+            try:
+                job.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                job.process.kill()
+                job.process.wait()
+            job.lock.close()
+
+
+def start(grid: Grid, cell: Cell, jobs: int) -> _Job | None:
+    """Starts a cell; None where another process has it, or has finished it in the meantime."""
+    try:
+        for path in (cell.lock, cell.log):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(cell.lock, "w")  # noqa: SIM115 - held as long as the cell runs
+    except OSError as error:
+        raise ResourceError(f"--out {grid.out}: cannot be written ({error.strerror}); give another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    if cell.is_finished:
+        lock.close()
+        return None
+    arguments = grid.arguments(cell)
+    threads = str(max(cores() // jobs, 1))
+    with open(cell.log, "a", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(['semivox', *arguments])}\n")
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "semivox", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": threads, **os.environ},
+            # Ctrl-C is for this process to pass on, once: a second signal would end a run before it has saved.
+            start_new_session=True,
+            # The run holds the lock too: should this process be killed, nobody else takes the cell while it goes on.
+            pass_fds=[lock.fileno()],
+        )
+    return _Job(cell, process, lock)
+
+
+def end(job: _Job) -> str | None:
+    """Lets go of a cell whose process has ended; returns why it failed, None where it did not."""
+    job.lock.close()
+    if job.process.returncode == 0 and job.cell.is_finished:
+        return None
+    lines = [line for line in job.cell.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"failed: {lines[-1].removeprefix('semivox: ')} (see {job.cell.log})"
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether a run is scored and reported: nothing of it is left to do."""
+    return run.metrics.exists() and (run.path / REPORT).exists()
+
+
+def steps_done(cell: Cell, steps: Mapping[Cell, int]) -> int:
+    """How many steps a cell has taken."""
+    return steps[cell] if cell.is_finished else min(read_log(cell.run.log).last_step, steps[cell])
+
+
+def told(cell: Cell) -> str:
+    """A finished cell's Dice."""
+    metrics = json.loads(cell.run.metrics.read_text(encoding="utf-8"))
+    return f"Dice {metrics['summary']['mean']['dice']['mean']:.3f}"
+
+
+def finished_of(grid: Grid) -> str:
+    return f"{sum(cell.is_finished for cell in grid.cells)} of {len(grid.cells)} cells"
+
+
+# Results ------------------------------------------------------------------------------------------------------------
+
+
+def other_runs(grid: Grid) -> list[Path]:
+    """Finished runs in the folder of the grid that are not of its cells but go with them: other methods and seeds."""
+    own = {cell.run.path for cell in grid.cells}
+    found = []
+    for path in sorted(grid.out.glob("*-seed*")):
+        if path in own or not is_finished(RunFolder(path)):
+            continue
+        config = Config.load(RunFolder(path).config)
+        if config.data.labelled in (grid.labelled, None) and (config.data.development is not None) == grid.development:
+            found.append(path)
+    return found
+
+
+def write_results(grid: Grid, outcome: Outcome) -> None:
+    """Writes results.md and results.json."""
+    assert outcome.comparison is not None
+    failed = {cell.title: fault for cell, fault in outcome.failed.items()}
+    unfinished = [cell.title for cell in (*outcome.elsewhere, *outcome.left)]
+    write_comparison(
+        outcome.comparison,
+        grid.out / "results.json",
+        protocol=grid.protocol.model_dump(mode="json", include={"name", "title", "source", "notes"}),
+        command=grid.command,
+        development=grid.development,
+        failed=failed,
+        unfinished=unfinished,
+    )
+    lines = [f"# {grid.protocol.title}", "", f"`{grid.command}`", "", *preface(grid, outcome.comparison), ""]
+    for table in result_tables(outcome.comparison):
+        lines += [table.markdown(), ""]
+    lines += [f"- {title}: {fault}" for title, fault in failed.items()]
+    lines += [f"- not finished: {title}" for title in unfinished]
+    atomic_write_text(grid.out / "results.md", "\n".join(lines).rstrip() + "\n")
+
+
+def preface(grid: Grid, comparison: Comparison) -> list[str]:
+    """What a reader must know of the figures below."""
+    protocol, training = grid.protocol, grid.protocol.training
+    record = read_record(comparison.groups[0].runs[0])
+    hardware, versions = record.environment.get("hardware", {}), record.environment.get("versions", {})
+    scored = "development cases (no test case was opened)" if grid.development else "test cases"
+    model = "the last step's" if training.selection == "last" else "the best on validation cases"
+    machine = ", ".join(hardware.get("gpus") or [f"CPU {hardware.get('cpu_capability', '')}".strip()])
+    return [
+        f"Protocol `{protocol.name}` ({protocol.source}). {count_of(grid.labelled)} labelled; scored on {scored};"
+        f" the model is {model}. Semivox {versions.get('semivox', '?')}, torch {versions.get('torch', '?')}, {machine},"
+        f" {hardware.get('torch_threads', '?')} threads a run.",
+        *(f"\n{note}" for note in protocol.notes),
+        *(f"\n{note}" for note in comparison.notes),
+    ]
