@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semivox.evaluation.overlap import Overlap
+from semivox.evaluation.overlap import Overlap, mean_dice
 
 
 def test_worked_values():
@@ -42,3 +42,10 @@ def test_jaccard_follows_from_dice_and_neither_depends_on_the_order(only_a, only
     assert overlap.jaccard == pytest.approx(overlap.dice / (2 - overlap.dice))
     assert (overlap.dice, overlap.jaccard) == (swapped.dice, swapped.jaccard)
     assert 0 <= overlap.jaccard <= overlap.dice <= 1
+
+
+def test_mean_dice_equals_a_count_by_hand():
+    prediction = np.array([0, 1, 1, 2, 2, 0])
+    reference = np.array([0, 1, 2, 2, 255, 0])
+    assert mean_dice(prediction, reference, 4) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert math.isnan(mean_dice(np.zeros(3, int), np.zeros(3, int), 2))

@@ -1,10 +1,12 @@
-"""Measures of overlap between two binary masks, as MedPy defines them."""
+"""Measures of overlap between two masks, as MedPy defines them."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from semivox.data.labels import IGNORE
 
 Empty = Literal["prediction", "reference", "both"] | None
 
@@ -49,3 +51,13 @@ class Overlap:
     def volume_error(self) -> float:
         """`(|A| - |B|) / |B|`, above 0 where the prediction is too large (MedPy's ravd); NaN where B is empty."""
         return (self.prediction - self.reference) / self.reference if self.reference else math.nan
+
+
+def mean_dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> float:
+    """Mean hard Dice over the foreground classes present in either map; NaN where there is none."""
+    known = reference != IGNORE
+    inside = (prediction.astype(np.int64) * classes + reference)[known]
+    table = np.bincount(inside, minlength=classes * classes).reshape(classes, classes)
+    sizes = table.sum(0) + table.sum(1)
+    present = sizes[1:] > 0
+    return float((2 * np.diag(table)[1:][present] / sizes[1:][present]).mean()) if present.any() else float("nan")

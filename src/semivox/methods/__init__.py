@@ -30,6 +30,8 @@ METHODS = {
     "unimatch": "semivox.methods.unimatch:UniMatch",
     "unimatch_v2": "semivox.methods.unimatch_v2:UniMatchV2",
     "alternate_diverse_teaching": "semivox.methods.alternate_diverse_teaching:AlternateDiverseTeaching",
+    "self_training": "semivox.methods.self_training:SelfTraining",
+    "self_training_plus": "semivox.methods.self_training:SelfTrainingPlus",
 }
 
 ALIASES = {
@@ -47,6 +49,9 @@ ALIASES = {
     "unimatch_v1": "unimatch",
     "ad_mt": "alternate_diverse_teaching",
     "admt": "alternate_diverse_teaching",
+    "st": "self_training",
+    "st_plus": "self_training_plus",
+    "st++": "self_training_plus",
 }
 
 

@@ -69,12 +69,10 @@ def describe(span: Span, laid: list[Span]) -> str:
     return f"stage {laid.index(span) + 1} of {len(laid)} ({span.stage.name})" if len(laid) > 1 else "training"
 
 
-def schedule_span(laid: list[Span], step: int) -> tuple[int, int]:
-    """The steps [start, end) of the learning-rate schedule to which `step` belongs: a stage that resets the optimisers
-    begins a new one."""
+def schedules(laid: list[Span]) -> list[tuple[int, int]]:
+    """The steps [start, end) that each learning-rate schedule spans: a stage that resets the optimisers begins one."""
     starts = [span.start for number, span in enumerate(laid) if number == 0 or not span.stage.keep_optimisers]
-    ends = [*starts[1:], laid[-1].end]
-    return next(((start, end) for start, end in zip(starts, ends, strict=True) if step < end), (starts[-1], ends[-1]))
+    return list(zip(starts, [*starts[1:], laid[-1].end], strict=True))
 
 
 class MakeLoader(Protocol):
@@ -218,9 +216,9 @@ class Engine(lightning.LightningModule):
     def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> None:
         training = self.config.training
         base = specification.learning_rate or training.learning_rate
-        start, end = schedule_span(self.spans, clock.step)
-        progress = (clock.step - start) / (end - start)
-        rate = base * learning_rate_factor(progress, specification.schedule or training.schedule, training)
+        start, end = next(steps for steps in schedules(self.spans) if clock.step < steps[1])
+        schedule = specification.schedule or training.schedule
+        rate = base * learning_rate_factor(clock.step - start, end - start, schedule, training)
         for group in optimiser.param_groups:
             group["lr"] = rate
         self.learning_rate = rate

@@ -16,8 +16,8 @@ from torch.multiprocessing.spawn import ProcessException
 
 from semivox.data.case import Dataset
 from semivox.data.joining import read_datasets
-from semivox.data.labels import IGNORE
 from semivox.errors import ResourceError, RunError, SemivoxError
+from semivox.evaluation.overlap import mean_dice
 from semivox.methods import find_method
 from semivox.methods.average import Average
 from semivox.methods.method import Method
@@ -33,7 +33,7 @@ from semivox.sampling.loader import PatchLoader
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
 from semivox.training.cpu import lay_out
-from semivox.training.engine import Engine, Span, describe, make_trainer
+from semivox.training.engine import Engine, Span, describe, make_trainer, schedules
 from semivox.training.interruption import STOP, STOP_S, Checkpoints, FollowsRank0, Interrupted, sigterm_as_interrupt
 from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
 from semivox.training.log import Log
@@ -201,7 +201,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     if engine.step >= training.iterations:
         return
     if rank == 0:
-        warn_of_long_averages(method, training.iterations)
+        warn_of_long_averages(method, min(end - start for start, end in schedules(engine.spans)))
         log = Log(run.log, training.log_every, dataset.labels.names)
         if training.selection == "validation":
             every = training.validate_every or max(training.iterations // 10, 1)
@@ -317,13 +317,3 @@ def validation_score(config: Config, dataset: Dataset, store: Store, method: Met
         return float(np.nanmean(dices))
 
     return score
-
-
-def mean_dice(prediction: np.ndarray, reference: np.ndarray, classes: int) -> float:
-    """Mean hard Dice over the foreground classes present in either map; NaN where there is none."""
-    known = reference != IGNORE
-    inside = (prediction.astype(np.int64) * classes + reference)[known]
-    table = np.bincount(inside, minlength=classes * classes).reshape(classes, classes)
-    sizes = table.sum(0) + table.sum(1)
-    present = sizes[1:] > 0
-    return float((2 * np.diag(table)[1:][present] / sizes[1:][present]).mean()) if present.any() else float("nan")

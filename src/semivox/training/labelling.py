@@ -41,18 +41,18 @@ class StoredLabels:
         self.folder = folder
         self.case_ids = tuple(case_ids)
 
-    def begin(self, made_from: str) -> None:
-        """Makes the folder ready for labels made from `made_from`: whole ones stay, others and remains go."""
-        record = self.folder / "made_from.json"
+    def forget_others(self, made_from: str) -> None:
+        """Removes labels that were not made from `made_from`, and what a killed process left half-written."""
         try:
-            same = json.loads(record.read_text(encoding="utf-8")) == made_from
+            same = json.loads((self.folder / "made_from.json").read_text(encoding="utf-8")) == made_from
         except (OSError, ValueError):
             same = False
-        if not same:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            atomic_write_text(record, json.dumps(made_from))
-        for leftover in self.folder.rglob(".writing-*"):
+        for leftover in self.folder.rglob(".writing-*") if same else (self.folder,):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def begin(self, made_from: str) -> None:
+        """Notes what the labels to come are made from."""
+        atomic_write_text(self.folder / "made_from.json", json.dumps(made_from))
 
     def __contains__(self, case_id: str) -> bool:
         return self._file(case_id, ".json").exists()
@@ -146,9 +146,9 @@ class Labelling:
         assert self.folder is not None
         labels = StoredLabels(self.folder / file_name(stage), [case.id for case in self.dataset.unlabelled()])
         if self.rank == 0:
-            labels.begin(made_from)
+            labels.forget_others(made_from)
         self.wait()
-        return Tools(self, labels, title, seed, device)
+        return Tools(self, labels, title, seed, made_from, device)
 
     def wait(self) -> None:
         """Waits until all processes are here."""
@@ -164,6 +164,7 @@ class Tools:
     labels: StoredLabels
     title: str
     seed: int
+    made_from: str
     device: torch.device
 
     @property
@@ -181,12 +182,14 @@ class Tools:
 
     def label(self, cases: Sequence[Case], function: Labeller) -> None:
         run = self.labelling
-        missing = sum(case.id not in self.labels for case in cases)
         mine = cases[run.rank :: run.ranks]
+        missing = sum(case.id not in self.labels for case in cases)
         started = time.monotonic()
         if run.rank == 0 and missing:
+            self.labels.begin(self.made_from)
             say(f"{self.title}: labelling {missing} of {len(cases)} unlabelled scans")
         shown: Any = progress("pseudo-labels") if run.rank == 0 else nullcontext(lambda done, total: None)
+        run.wait()
         with shown as report:
             report(0, len(cases))
             for done, case in enumerate(mine, start=1):

@@ -30,14 +30,13 @@ def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torc
     return Kind(parameters.values(), lr=rate, weight_decay=decay, foreach=True)
 
 
-def learning_rate_factor(progress: float, schedule: str, training: TrainingSettings) -> float:
-    """What the base learning rate is multiplied with when a share `progress` of the run is done."""
-    warmup = training.warmup_share
+def learning_rate_factor(step: int, steps: int, schedule: str, training: TrainingSettings) -> float:
+    """What the base learning rate is multiplied with at `step` of the `steps` that a schedule spans."""
+    progress, warmup = step / steps, training.warmup_share
     if warmup and progress < warmup:
         return max(progress / warmup, 1e-3)
     if schedule == "step":
-        # Rounded, since the share of a whole number of steps is a little off it.
-        return 0.1 ** (round(progress * training.iterations) // training.step_every)
+        return 0.1 ** (step // training.step_every)
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
