@@ -87,9 +87,7 @@ def test_gradient_in_float64(space):
 
 
 def test_teachers_that_agree_are_never_overruled():
-    label, confidence = combat_conflicts(
-        maps([0.6, 0.4]).exp(), maps([0.6, 0.4]), maps([0.7, 0.3]), maps([0.01, 0.99])
-    )
+    label, confidence = combat_conflicts(maps([0.6, 0.4]).exp(), maps([0.6, 0.4]), maps([0.7, 0.3]), maps([0.01, 0.99]))
     assert label.item() == 0
     assert confidence.item() == pytest.approx(0.6)
 
