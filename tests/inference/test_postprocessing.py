@@ -2,8 +2,9 @@ import builtins
 
 import numpy as np
 import pytest
+import torch
 
-from semivox.inference.postprocessing import keep_largest_component
+from semivox.inference.postprocessing import keep_largest_component, keep_largest_components
 
 
 @pytest.fixture(params=["cc3d", "scipy"])
@@ -70,3 +71,23 @@ def test_voxels_that_share_a_corner_are_connected(library):
 
 def test_an_empty_map_stays_empty(library):
     assert not keep_largest_component(np.zeros((4, 4, 4), np.uint8)).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 11, 1), (7, 1, 1), (1, 1, 6), (3, 3, 1)])
+def test_thin_masks_have_components_too(library, shape):
+    for seed in range(60):
+        mask = np.random.default_rng(seed).random(shape) < 0.5
+        sizes = sorted(len(component) for component in slow_components(mask))
+        assert keep_largest_component(mask.astype(np.uint8)).sum() == sum(sizes[-1:])
+
+
+@pytest.mark.parametrize("space", [(9, 8), (7, 6, 5)])
+def test_each_sample_of_a_batch_keeps_its_own_components(space):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 3, (4, *space), generator=generator) * (torch.rand(4, *space, generator=generator) < 0.4)
+    kept = keep_largest_components(classes)
+    assert kept.dtype == torch.int64
+    assert not torch.equal(kept, classes)
+    for one, found in zip(classes, kept, strict=True):
+        volume = one.numpy() if len(space) == 3 else one.numpy()[..., None]
+        assert np.array_equal(found.numpy().reshape(volume.shape), keep_largest_component(volume))

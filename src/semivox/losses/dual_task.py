@@ -29,9 +29,7 @@ def distance_probabilities(distances: Tensor, steepness: float = 1500.0) -> Tens
     return torch.sigmoid(-steepness * full_precision(distances))
 
 
-def dual_task_mse(
-    distances: Tensor, logits: Tensor, weight: Tensor | None = None, steepness: float = 1500.0
-) -> Tensor:
+def dual_task_mse(distances: Tensor, logits: Tensor, weight: Tensor | None = None, steepness: float = 1500.0) -> Tensor:
     """Mean over voxels and foreground classes of (σ(-k r_c) - p_c)², p = softmax(logits); a scalar.
 
     distances: r (B, K - 1, *space). logits: (B, K, *space). weight: (B, *space) float or bool; 0 if nothing counts.

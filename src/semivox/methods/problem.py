@@ -64,12 +64,13 @@ class Problem:
         """`module`, never trained."""
         return module.requires_grad_(False).eval()
 
-    def supervised_loss(self, logits: Tensor, stream: Stream) -> Tensor:
+    def supervised_loss(self, logits: Tensor, stream: Stream, weight: Tensor | None = None) -> Tensor:
         """The supervised term of every method: ½ (cross-entropy + Dice) on a labelled stream.
 
-        logits: (B, K, *space), of the stream's views. Voxels on padding or marked `IGNORE` do not count; classes that a
+        logits: (B, K, *space), of the stream's views. weight: (B, *space) float or bool, by which voxels count, e.g.
+        the part of a mix that is from the stream. Voxels on padding or marked `IGNORE` do not count; classes that a
         sample's task does not annotate are merged into its background.
         """
         if stream.label is None:
             raise ValueError("supervised_loss: the stream has no labels")
-        return supervised_loss(logits, stream.label, known=stream.known)
+        return supervised_loss(logits, stream.label, known=stream.known, weight=weight)

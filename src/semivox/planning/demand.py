@@ -21,8 +21,10 @@ class Views:
     clip: int = 1
     signed_distance: bool = False
     """Whether `Stream.signed_distance` is made of the labelled stream's labels."""
+    labelled_multiple: int = 1
+    """Each device gets a multiple of so many labelled samples: 2 where neighbours are mixed with one another."""
     unlabelled_multiple: int = 1
-    """Each device gets a multiple of so many unlabelled samples: 2 where neighbours are mixed with one another."""
+    """The same of unlabelled samples."""
 
     def __post_init__(self) -> None:
         for kind in (*self.labelled, *self.unlabelled):

@@ -5,6 +5,7 @@ Tensors are (batch, channel, *space), space in RAS axis order.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,11 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.case)
+
+    def __getitem__(self, rows: slice) -> "Stream":
+        """Some of the samples as a stream of their own, e.g. every other one."""
+        parts: dict[str, Any] = vars(self) | {"views": tuple(view[rows] for view in self.views)}
+        return Stream(**{name: part if part is None or name == "views" else part[rows] for name, part in parts.items()})
 
 
 @dataclass

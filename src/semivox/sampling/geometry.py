@@ -139,6 +139,10 @@ class Geometry:
     def __len__(self) -> int:
         return len(self.affine)
 
+    def __getitem__(self, rows: slice) -> "Geometry":
+        """What was drawn for some of the samples."""
+        return Geometry(self.patch, *(part[rows] for part in (self.affine, self.axes, self.flips)))
+
     def repeat(self, times: int) -> "Geometry":
         """Each sample's draw `times` in a row, for the slices of a clip."""
         return Geometry(self.patch, *(np.repeat(part, times, axis=0) for part in (self.affine, self.axes, self.flips)))

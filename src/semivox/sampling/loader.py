@@ -87,7 +87,7 @@ class PatchLoader(TorchDataset[RawBatch]):
             self.kinds[UNLABELLED] = views.unlabelled
             self.places[UNLABELLED] = plan.batch.unlabelled * views.unlabelled_batches
         self.clip = views.clip
-        self.unlabelled_multiple = views.unlabelled_multiple
+        self.multiples = {LABELLED: views.labelled_multiple, UNLABELLED: views.unlabelled_multiple}
         self.signed_distance = views.signed_distance
         self.seed = seed
         self.rank = rank
@@ -132,12 +132,12 @@ class PatchLoader(TorchDataset[RawBatch]):
                     f"batch.{stream} gives {places} samples a step, which {self.ranks} devices cannot share evenly; "
                     f"set it to a multiple of {self.ranks}"
                 )
-        multiple = self.unlabelled_multiple * self.ranks
-        if self.places.get(UNLABELLED, 0) % multiple:
-            raise SettingError(
-                f"batch.unlabelled gives {self.places[UNLABELLED]} samples a step, but the method mixes"
-                f" {self.unlabelled_multiple} at a time on each device; set it to a multiple of {multiple}"
-            )
+            multiple = self.multiples[stream] * self.ranks
+            if places % multiple:
+                raise SettingError(
+                    f"batch.{stream} gives {places} samples a step, but the method mixes {self.multiples[stream]} at a"
+                    f" time on each device; set it to a multiple of {multiple}"
+                )
 
     def __getitem__(self, step: int) -> RawBatch:
         if step < 0:
