@@ -30,41 +30,56 @@ class TextTable:
 
 def result_tables(comparison: Comparison) -> list[TextTable]:
     """All that there is to show; tables without anything in them are left out."""
-    tables = [overview(comparison), classes(comparison), published(comparison)]
+    tables = [overview(comparison), differences(comparison), *classes(comparison), published(comparison)]
     return [table for table in tables if table is not None]
 
 
 def overview(comparison: Comparison) -> TextTable:
-    """A row per group: mean ± deviation over seeds, and the paired difference to the first group."""
-    first = comparison.groups[0].name
-    pairs = {pair.second: pair for pair in comparison.pairs}
-    header = ["method", "seeds", "steps", "Dice", f"HD95 ({comparison.unit})"]
-    header += [f"Dice against {first} (95 % interval)", "Wilcoxon p", "empty", "minutes"]
-    has_figures = any(figures(group) for group in comparison.groups)
-    rows = []
-    for group in comparison.groups:
-        row = [group.name, ", ".join(map(str, group.seeds)), steps(group)]
-        row += [over_seeds(group, metric) for metric in (DICE, HD95)]
-        row += difference(pairs.get(group.name))
-        row += [str(group.empty_predictions), f"{median(group.minutes):.1f}"]
-        if has_figures:
+    """A row per group: mean ± deviation over seeds, beside what papers report."""
+    header = ["method", "seeds", "steps", "minutes", "Dice", with_unit(HD95, comparison.unit), "empty"]
+    rows = [
+        [
+            *(group.name, ", ".join(map(str, group.seeds)), steps(group), f"{median(group.minutes):.1f}"),
+            *(over_seeds(group, metric) for metric in (DICE, HD95)),
+            str(group.empty_predictions),
+        ]
+        for group in comparison.groups
+    ]
+    if any(figures(group) for group in comparison.groups):
+        header.append("published Dice")
+        for row, group in zip(rows, comparison.groups, strict=True):
             dices = [as_published(DICE, figure.dice) for figure in figures(group) if figure.dice is not None]
             row.append(" / ".join(dices) or DASH)
-        rows.append(tuple(row))
-    header += ["published Dice"] if has_figures else []
-    title = "Mean over classes and cases, ± deviation over seeds; empty: structures of which nothing was predicted"
-    return TextTable(title, tuple(header), tuple(rows))
+    title = "Mean over classes and cases ± deviation over seeds; empty: structures of which nothing was predicted"
+    return TextTable(title, tuple(header), tuple(map(tuple, rows)))
 
 
-def classes(comparison: Comparison) -> TextTable | None:
-    """Dice and HD95 of every class; None where there is one."""
+def differences(comparison: Comparison) -> TextTable | None:
+    """A row per group after the first, which it is compared with; None where there is no other."""
+    if not comparison.pairs:
+        return None
+    header = ("method", *(f"{with_unit(metric, comparison.unit)}, p" for metric in (DICE, HD95)), "cases")
+    rows = []
+    for pair in comparison.pairs:
+        cells = [difference(pair, metric) for metric in (DICE, HD95)]
+        rows.append((pair.second, *cells, str(pair.scores[MEAN]["dice"].n)))
+    title = f"Against {comparison.groups[0].name}, over the same cases: difference, 95 % interval, p of Wilcoxon's test"
+    return TextTable(title, header, tuple(rows))
+
+
+def classes(comparison: Comparison) -> list[TextTable]:
+    """Dice and HD95 of every class; nothing where there is one."""
     names = [name for name in comparison.groups[0].scores if name != MEAN]
     if len(names) < 2:
-        return None
-    wanted = [(metric, name) for metric in (DICE, HD95) for name in names]
-    header = ("method", *(f"{with_unit(metric, comparison.unit)}, {name}" for metric, name in wanted))
-    rows = ((group.name, *(over_seeds(group, metric, name) for metric, name in wanted)) for group in comparison.groups)
-    return TextTable("Per class", header, tuple(rows))
+        return []
+    return [
+        TextTable(
+            f"{with_unit(metric, comparison.unit)} per class",
+            ("method", *names),
+            tuple((group.name, *(over_seeds(group, metric, name) for name in names)) for group in comparison.groups),
+        )
+        for metric in (DICE, HD95)
+    ]
 
 
 def published(comparison: Comparison) -> TextTable | None:
@@ -95,19 +110,17 @@ def steps(group: Group) -> str:
 
 
 def over_seeds(group: Group, metric: Metric, name: str = MEAN) -> str:
-    """Mean ± deviation over seeds."""
+    """Mean ± deviation over seeds, where there are several in which it is defined."""
     spread = group.scores[name][metric.key]
-    return metric.text(spread.mean) + (f" ± {metric.text(spread.over_runs)}" if len(group.runs) > 1 else "")
+    deviation = metric.text(spread.over_runs)
+    return metric.text(spread.mean) + ("" if deviation == DASH else f" ± {deviation}")
 
 
-def difference(pair: Pair | None) -> tuple[str, str]:
-    """The paired difference of Dice with its interval, and its p-value."""
-    if pair is None:
-        return "", ""
-    paired = pair.scores[MEAN]["dice"]
-    text = DICE.text(paired.difference, signed=True)
-    interval = f"{DICE.text(paired.low, signed=True)} to {DICE.text(paired.high, signed=True)}"
-    return f"{text} ({interval})", f"{paired.p_value:.3f}"
+def difference(pair: Pair, metric: Metric) -> str:
+    """The paired difference of a metric, its interval, and the p-value."""
+    paired = pair.scores[MEAN][metric.key]
+    numbers = (metric.text(value, signed=True) for value in (paired.difference, paired.low, paired.high))
+    return "{} ({} to {}), {}".format(*numbers, f"{paired.p_value:.3f}" if paired.n else DASH)
 
 
 def with_unit(metric: Metric, length_unit: str) -> str:
