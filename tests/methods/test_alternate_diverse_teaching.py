@@ -55,7 +55,8 @@ def test_the_strong_view_learns_what_teachers_and_student_agree_on(dimensions, k
         if active:
             share = {"share": lambda random: 1 - random.beta(4, 4), "stretch": 1}
             box = boxes(weak.shape[2:], batch.unlabelled.seeds, **share).numpy()
-            valid, uncut, own, first, second = (cut(each, box) for each in (valid, own, own, first, second))
+            uncut = own
+            valid, own, first, second = (cut(each, box) for each in (valid, own, first, second))
             strong = torch.from_numpy(cut(weak.numpy(), box))
         logits = method.student(strong).numpy()
     label, confidence, its_way = fused(first, second, own)

@@ -45,7 +45,7 @@ class UniMatchV2(Method):
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the teacher; 0.996 in the paper."""
         teacher_mode: Literal["train", "eval"] = "eval"
-        """eval: the teacher normalises with averaged statistics (public script). train: with its batch, with dropout."""
+        """eval: the teacher normalises with averaged statistics (public code). train: with its batch, with dropout."""
         evaluate: Literal["teacher", "student"] = "teacher"
         """Which of the two predicts; the student in the paper."""
 
