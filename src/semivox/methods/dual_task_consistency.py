@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from semivox.data.labels import IGNORE
-from semivox.losses.dual_task import distance_mse, distance_probabilities, dual_task_mse
+from semivox.losses.dual_task import distance_mse, dual_task_mse
 from semivox.losses.reduction import full_precision
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
@@ -66,9 +66,9 @@ class DualTaskConsistency(Method):
         supervised, student = logits.split(sizes)
         regressed, other_task = distances.split(sizes)
 
-        foreground = distance_probabilities(other_task, self.settings.steepness)
-        background = 1 - foreground.amax(1, keepdim=True)
-        self.note(student=student, teacher=torch.cat([background, foreground], 1))
+        # As logits beside a background of 0: with one class their softmax is T⁻¹(r), and none is saturated.
+        background = torch.zeros_like(other_task[:, :1])
+        self.note(student=student, teacher=torch.cat([background, -self.settings.steepness * other_task], 1))
 
         assert labelled.label is not None
         assert labelled.signed_distance is not None
