@@ -30,6 +30,11 @@ class Average(nn.Module):
         self._source = (source,)  # a tuple, so that the source is not registered a second time as a submodule
         self.module.train(mode == "train")
 
+    @property
+    def source(self) -> nn.Module:
+        """What the average follows."""
+        return self._source[0]
+
     def train(self, mode: bool = True) -> "Average":
         """Follows the surrounding module only where the policy is `train`."""
         super().train(mode)
@@ -43,7 +48,7 @@ class Average(nn.Module):
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the copy towards the source; at step 0 it becomes the source."""
-        (source,) = self._source
+        source = self.source
         weight = 1.0 - average_decay(step, self.decay)
         copies: list[Tensor] = list(self.module.parameters())
         originals = [parameter.detach() for parameter in source.parameters()]

@@ -1,0 +1,100 @@
+"""The tiny phantom that methods are tried on. Its hidden labels are rubbish on disk; only the tester knows them."""
+
+import atexit
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from semivox.data.case import Dataset
+from semivox.data.layout import read_dataset
+from semivox.data.phantom import write_phantom
+from semivox.planning.plan import BatchSize, NetworkChoice, Plan
+from semivox.preparation.settings import Normalisation, Preparation
+from semivox.preparation.store import Store, make_store
+from semivox.training.config import DataSettings
+from semivox.training.fit import read_data, training_data
+from semivox.training.labelling import StoredLabels
+
+PREPARATION = Preparation(resample="none", normalisation=(Normalisation(),))
+LABELLED = 1
+"""Training cases per scanner that keep their label."""
+PATCHES = {2: (24, 24), 3: (16, 16, 12)}
+"""Dimensions → patch of a plan whose step takes some tens of milliseconds."""
+NETWORKS = {2: "unet", 3: "vnet"}
+
+
+@dataclass(frozen=True)
+class TestPhantom:
+    """Six training cases of 24x24x16 voxels, two of them labelled, and one validation case."""
+
+    __test__ = False  # for pytest, which would take the name for a group of tests
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """The data set as a method may see it: label files of hidden and of test cases hold no label."""
+        return self.folder / "hidden" / "phantom"
+
+    @property
+    def data(self) -> DataSettings:
+        """What a run's config says of the data: one case of each scanner keeps its label."""
+        return DataSettings(datasets=(self.root,), labelled=LABELLED, store=self.folder / "stores")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set as training sees it: of hidden labels not even the file's name is left."""
+        return training_data(read_data(self.data), LABELLED)
+
+    @cached_property
+    def truth(self) -> Store:
+        """Images and labels of all cases, prepared."""
+        return make_store(read_dataset(self.folder / "known"), PREPARATION, self.folder / "truth")
+
+    @cached_property
+    def pseudo_labels(self) -> StoredLabels:
+        """What an earlier stage might have stored: brightness in four steps, of all unlabelled cases but one."""
+        _, *cases = [case.id for case in self.dataset.unlabelled()]
+        labels = StoredLabels(self.folder / "pseudo_labels", cases)
+        for case in cases:
+            image = np.asarray(self.truth.image(case))[0]
+            labels.write(case, np.digitize(image, np.quantile(image, (0.7, 0.85, 0.95))).astype(np.uint8))
+        return labels
+
+
+def write_test_phantom(folder: Path) -> TestPhantom:
+    """Writes the phantom, with and without its hidden labels, into `folder`."""
+    phantom = TestPhantom(folder)
+    known = write_phantom(folder / "known", cases=6, labelled=6, validation=1, test=1, size=(24, 24, 16))
+    shutil.copytree(known.root, phantom.root)
+    hidden: Dataset = known.hide_labels(LABELLED)
+    for case in (*hidden.unlabelled(), *hidden.split("test")):
+        file = known[case.id].label
+        assert file is not None
+        (phantom.root / file.relative_to(known.root)).write_bytes(b"no label: nobody may read this")
+    return phantom
+
+
+@lru_cache(maxsize=1)
+def shared_phantom() -> TestPhantom:
+    """One phantom for the whole process, in a temporary folder that goes away with it."""
+    folder = Path(tempfile.mkdtemp(prefix="semivox-phantom-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_test_phantom(folder)
+
+
+def tiny_plan(dimensions: int, batch: int = 2, *, width: int = 4, dropout: bool = True) -> Plan:
+    """GroupNorm, so that a sample does not depend on its neighbours and two processes see what one sees."""
+    settings = {"width": width, "levels": 3, "norm": "group"}
+    if not dropout:
+        settings |= {"dropout": 0.0} | ({"block_dropout": (0.0,)} if dimensions == 2 else {})
+    return Plan(
+        preparation=PREPARATION,
+        patch=PATCHES[dimensions],
+        batch=BatchSize(labelled=batch, unlabelled=batch),
+        network=NetworkChoice(name=NETWORKS[dimensions], settings=settings),
+    )
