@@ -227,7 +227,8 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
 
 
 def warn_of_long_averages(method: Method, iterations: int) -> None:
-    """Says so where an average of weights reaches back over so much of the run that its beginning spoils the end."""
+    """Says so where an average of weights reaches back over so much of `iterations` steps, the shortest training from
+    fresh optimisers, that its beginning spoils the end."""
     decays = [module.decay for module in method.modules() if isinstance(module, Average)]
     steps = 1 / (1 - max(decays, default=0.0))
     if steps > LONG_AVERAGE * iterations:
