@@ -1,8 +1,10 @@
 """What many tests share: a tiny phantom data set and runs on it that take seconds."""
 
+import copy
 from pathlib import Path
 
 import pytest
+import yaml
 
 from semivox.data.case import Dataset
 from semivox.data.phantom import write_phantom
@@ -52,3 +54,50 @@ def make_config(phantom: Dataset, stores: Path):
         )
 
     return make
+
+
+PROTOCOL = {
+    "name": "tiny",
+    "title": "Phantom",
+    "source": "us",
+    "data": {
+        "folders": ["phantom"],
+        "root": "data",
+        "classes": ["liver", "kidney", "vessel"],
+        "labelled": 1,
+        "development_groups": 1,
+    },
+    "plan": tiny_plan().model_dump(mode="json"),
+    "training": {"iterations": 4, "precision": "32", "log_every": 1, "checkpoint_every": 1},
+    "methods": {"mean_teacher": {"settings": {"consistency_weight": 0.5}, "training": {"learning_rate": 0.001}}},
+    "published": {
+        "figures": [
+            {
+                "method": "mean_teacher",
+                "labelled": 1,
+                "dice": 84.25,
+                "hd95": 13.84,
+                "source": "the paper",
+                "mark": "verified",
+                "selection": "last",
+            }
+        ]
+    },
+}
+"""Of runs of four steps on a phantom that lies in data/phantom beside the protocol."""
+
+
+@pytest.fixture
+def write_protocol(tmp_path: Path):
+    """A function (change of the content) → the protocol's file, beside a phantom of four labelled cases."""
+
+    def write(change=lambda content: None, name: str = "tiny.yaml") -> Path:
+        content = copy.deepcopy(PROTOCOL)
+        change(content)
+        file = tmp_path / name
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        if not (tmp_path / "data" / "phantom").exists():
+            write_phantom(tmp_path / "data" / "phantom", cases=6, labelled=4, test=2, size=(24, 24, 16))
+        return file
+
+    return write

@@ -192,20 +192,57 @@ def benchmark(
 ) -> Outcome:
     """Runs what is not finished yet of a protocol's grid, and compares all that is.
 
-    methods: run with few labels each; labelled-only is run besides, with few labels and with all. data: the folder in
-    which the protocol's data sets lie. labelled: how many few are, where not as the protocol says. jobs: cells at once,
-    which share the cores. budget_s: seconds after which the running cells are stopped, to go on next time. development:
-    test cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all.
+    jobs: cells at once, which share the cores. budget_s: seconds after which the running cells are stopped, to go on
+    next time. The rest as for `make_grid`.
 
     Raises SemivoxError subclasses for what a user can mend before anything runs, `Interrupted` after SIGINT or SIGTERM
     (the cells have saved). A cell that fails does not stop the others; `Outcome.failed` says why it did.
     """
-    started = time.monotonic()
+    deadline = None if budget_s is None else time.monotonic() + budget_s
+    grid = make_grid(
+        protocol,
+        methods,
+        seeds=seeds,
+        data=data,
+        out=out,
+        labelled=labelled,
+        development=development,
+        settings=settings,
+    )
+    check(grid)
+    failed, elsewhere = run_cells(grid, jobs, deadline)
+    finished = tuple(cell for cell in grid.cells if cell.is_finished)
+    elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
+    left = tuple(cell for cell in grid.cells if cell not in {*finished, *failed, *elsewhere})
+    runs = [*(cell.run.path for cell in finished), *other_runs(grid)]
+    outcome = Outcome(grid.out, compare(runs) if runs else None, finished, failed, elsewhere, left)
+    if outcome.comparison is not None:
+        write_results(grid, outcome)
+    return outcome
+
+
+def make_grid(
+    protocol: str | Path,
+    methods: Sequence[str] = (),
+    *,
+    seeds: int = 3,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    labelled: int | dict[str, int] | None = None,
+    development: bool = False,
+    settings: Sequence[str] = (),
+) -> Grid:
+    """The cells that are asked for, of which nothing is checked or run yet.
+
+    methods: run with few labels each; labelled-only is run besides, with few labels and with all. data: the folder in
+    which the protocol's data sets lie. labelled: how many few are, where not as the protocol says. development: test
+    cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all.
+    """
     followed = read_protocol(protocol)
     few = followed.data.labelled if labelled is None else labelled
     named = distinct([LABELLED_ONLY, *map(whole_name, methods)])
     default = Path("runs") / f"{followed.name}-{count_of(few)}{'-development' if development else ''}"
-    grid = Grid(
+    return Grid(
         protocol=followed,
         methods=tuple(named),
         labelled=few,
@@ -215,20 +252,6 @@ def benchmark(
         development=development,
         settings=settings_by_method(settings, named),
     )
-    steps = {cell: grid.config(cell).training.iterations for cell in grid.cells}
-    refuse_other_data(grid)
-    for cell in grid.cells:
-        refuse_other_settings(grid, cell)
-    failed, elsewhere = run_cells(grid, steps, jobs, None if budget_s is None else started + budget_s)
-    finished = tuple(cell for cell in grid.cells if cell.is_finished)
-    busy = {*finished, *failed, *elsewhere}
-    left = tuple(cell for cell in grid.cells if cell not in busy)
-    runs = [*(cell.run.path for cell in finished), *other_runs(grid)]
-    elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
-    outcome = Outcome(grid.out, compare(runs) if runs else None, finished, failed, elsewhere, left)
-    if outcome.comparison is not None:
-        write_results(grid, outcome)
-    return outcome
 
 
 # What is asked for --------------------------------------------------------------------------------------------------
@@ -278,8 +301,15 @@ def settings_by_method(assignments: Sequence[str], methods: Sequence[str]) -> di
     return {method: tuple(settings) for method, settings in found.items()}
 
 
+def check(grid: Grid) -> None:
+    """Raises for what would make cells fail, before any is run. Says what the data sets lack; opens no scan."""
+    refuse_other_data(grid)
+    for cell in grid.cells:
+        refuse_other_settings(grid, cell)
+
+
 def refuse_other_data(grid: Grid) -> None:
-    """Says what the data sets lack; raises where they cannot be what the grid needs. Opens no scan."""
+    """Says what the data sets lack of the published ones; raises where they cannot be what the grid needs."""
     for cell in grid.cells[:2]:
         config = grid.config(cell)
         if cell.labelled is not None:
@@ -292,7 +322,8 @@ def refuse_other_data(grid: Grid) -> None:
 
 
 def refuse_other_settings(grid: Grid, cell: Cell) -> None:
-    """Raises RunError where a cell was begun with other settings than it would have now."""
+    """Raises SettingError where its settings do not exist, RunError where it was begun with others than now."""
+    wanted = grid.config(cell)
     if not cell.run.config.exists():
         return
     before, now = (
@@ -301,7 +332,7 @@ def refuse_other_settings(grid: Grid, cell: Cell) -> None:
             for name, value in flatten(config.model_dump(mode="json"))
             if value != NOTHING and not name.startswith(MAY_DIFFER)
         }
-        for config in (Config.load(cell.run.config), grid.config(cell))
+        for config in (Config.load(cell.run.config), wanted)
     )
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):
@@ -321,11 +352,10 @@ class _Job:
     lock: IO[str]
 
 
-def run_cells(
-    grid: Grid, steps: Mapping[Cell, int], jobs: int, deadline: float | None
-) -> tuple[dict[Cell, str], tuple[Cell, ...]]:
+def run_cells(grid: Grid, jobs: int, deadline: float | None) -> tuple[dict[Cell, str], tuple[Cell, ...]]:
     """Runs what is not finished, until `deadline` (of the monotonic clock). Returns what failed, and what others do."""
     waiting = deque(cell for cell in grid.cells if not cell.is_finished)
+    steps = {cell: grid.config(cell).training.iterations for cell in waiting}
     before = {cell: steps_done(cell, steps) for cell in waiting}
     failed: dict[Cell, str] = {}
     elsewhere: list[Cell] = []

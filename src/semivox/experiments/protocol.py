@@ -106,6 +106,12 @@ class Figure(Part):
     """On what the step was chosen whose model was scored."""
     note: str = ""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dice is None and self.jaccard is None and self.hd95 is None and self.asd is None:
+            raise ValueError("holds no number; give dice, jaccard, hd95 or asd")
+        return self
+
 
 class Published(Part):
     """The papers' tables."""
@@ -283,11 +289,11 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
         missing += lacking
     if labelled is not None and lists.train:
         kept = dataset.hide_labels(labelled).labelled()
-        wanted = lists.train[:labelled]
+        wanted = lists.train[: len({case.patient for case in kept})]
         if any(not _names(case) & set(wanted) for case in kept):
             raise DataError(
-                f"{dataset.root}: the first {labelled} labelled are {_listed([case.patient for case in kept])}, the"
-                f" published ones {_listed(wanted)}; add what is missing, and bring cases.csv into that order"
+                f"{dataset.root}: the labelled ones would be {_listed([case.patient for case in kept])}, the published"
+                f" ones are {_listed(wanted)}; add what is missing, and bring cases.csv into that order"
             )
     if not missing:
         return None

@@ -1,0 +1,353 @@
+"""The grid: every cell once, whatever happens to the others. Runs are played by a script, but for the last tests."""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from semivox.errors import DataError, RunError, SettingError
+from semivox.experiments import benchmark as module
+from semivox.experiments.benchmark import Grid, benchmark, make_grid, start
+from semivox.experiments.train import train
+from semivox.training.interruption import Interrupted
+
+ACTOR = """#!{python}
+'''Plays `python -m semivox train`: does to the run folder what a run would, and writes down how it was called.'''
+import json, os, pathlib, shutil, signal, sys, time
+
+arguments = sys.argv[3:]
+run = pathlib.Path(arguments[arguments.index("--resume" if "--resume" in arguments else "--out") + 1])
+stage = pathlib.Path({stage!r})
+
+
+def note(event):
+    line = json.dumps([event, run.name, arguments, time.time(), os.environ["OMP_NUM_THREADS"]]) + "\\n"
+    with open(stage / "calls", "a") as calls:
+        calls.write(line)
+
+
+def stop(number, frame):
+    note("stopped")
+    print("semivox: stopped after step 2 of 4")
+    sys.exit(130)
+
+
+signal.signal(signal.SIGTERM, stop)
+note("began")
+part = (stage / run.name).read_text() if (stage / run.name).exists() else "succeed"
+run.mkdir(parents=True, exist_ok=True)
+shutil.copy(stage / (run.name + ".yaml"), run / "config.yaml")
+(run / "log.csv").write_text("step,stage,elapsed_s\\n0,train,0\\n2,train,90\\n")
+if part == "fail":
+    print("semivox: out of luck; try again")
+    sys.exit(2)
+if part == "hang":
+    time.sleep(60)
+time.sleep(0.3)
+shutil.copy(stage / "metrics.json", run / "metrics.json")
+(run / "report.html").write_text("<html></html>")
+note("ended")
+"""
+
+METRICS = {
+    "cases": [
+        {"case": f"case{i}", "domain": "default", "scores": {name: {"dice": 0.5 + i / 10, "hd95": 3.0, "empty": None}}}
+        for i in range(3)
+        for name in ["liver"]
+    ],
+    "summary": {"mean": {"dice": {"mean": 0.6}}},
+    "unit": "mm",
+}
+
+
+class Stage:
+    """Where the script finds its parts, and writes down how it was called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def set(self, grid: Grid) -> None:
+        for cell in grid.cells:
+            grid.config(cell).save(self.folder / f"{cell.name}.yaml")
+
+    def part(self, cell: str, part: str) -> None:
+        (self.folder / cell).write_text(part)
+
+    def calls(self, event: str = "began") -> list[tuple[str, list[str], float, str]]:
+        if not (self.folder / "calls").exists():
+            return []
+        lines = [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
+        return [tuple(rest) for what, *rest in lines if what == event]
+
+    def names(self, event: str = "began") -> list[str]:
+        return [name for name, *_ in self.calls(event)]
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch) -> Stage:
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    script = folder / "actor.py"
+    script.write_text(ACTOR.format(python=sys.executable, stage=str(folder)))
+    script.chmod(0o755)
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    monkeypatch.setattr(module.sys, "executable", str(script))
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    monkeypatch.setattr(module, "STOP_S", 5.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return Stage(folder)
+
+
+@pytest.fixture
+def grid(write_protocol, stage, tmp_path):
+    """A function (method..., **arguments) → the benchmark's outcome, in the folder `out`."""
+    file = write_protocol()
+
+    def run(*methods, protocol=file, **arguments):
+        arguments = {"seeds": 1, "out": tmp_path / "out", **arguments}
+        shared = {key: value for key, value in arguments.items() if key not in ("jobs", "budget_s")}
+        stage.set(make_grid(protocol, methods, **shared))
+        return benchmark(protocol, methods, **arguments)
+
+    return run
+
+
+def titles(cells) -> list[str]:
+    return [cell.name for cell in cells]
+
+
+def test_every_cell_runs_once_seed_by_seed_with_labelled_only_first(grid, stage):
+    outcome = grid("mt", "cps", "supervised", seeds=2, jobs=1)
+    rows = ("supervised-1", "supervised-all", "mean_teacher-1", "cross_pseudo_supervision-1")
+    assert stage.names() == [f"{row}-seed{seed}" for seed in range(2) for row in rows]
+    assert titles(outcome.finished) == stage.names()
+    again = grid("mt", "cps", seeds=2)
+    assert len(stage.names()) == 8
+    assert titles(again.finished) == titles(outcome.finished)
+    assert [(group.method, group.labelled, group.seeds) for group in again.comparison.groups] == [
+        ("supervised", 1, (0, 1)),
+        ("supervised", None, (0, 1)),
+        ("mean_teacher", 1, (0, 1)),
+        ("cross_pseudo_supervision", 1, (0, 1)),
+    ]
+    assert [figure.dice for figure in again.comparison.groups[2].published.figures] == [84.25]
+
+
+def test_a_cell_is_trained_as_the_protocol_and_the_settings_say(grid, stage, write_protocol):
+    grid("mt", settings=["mean_teacher.consistency_weight=2", "training.momentum=0.5"], development=True, jobs=1)
+    arguments = {name: arguments for name, arguments, *_ in stage.calls()}
+    few, every, method = (
+        arguments[name] for name in ("supervised-1-seed0", "supervised-all-seed0", "mean_teacher-1-seed0")
+    )
+    assert few[few.index("--labelled") + 1] == "1"
+    assert every[every.index("--labelled") + 1] == "all"
+    for words in (few, every, method):
+        assert words[words.index("--protocol") + 1] == str(write_protocol())
+        assert "--development" in words
+        assert "training.momentum=0.5" in words
+    assert "consistency_weight=2" in method
+    assert "consistency_weight=2" not in few
+
+
+def test_cells_share_the_cores_and_no_more_run_at_once_than_asked_for(grid, stage, monkeypatch):
+    monkeypatch.setattr(module, "cores", lambda: 8)
+    grid("mt", "cps", jobs=2)
+    began, ended = ({name: at for name, _, at, _ in stage.calls(event)} for event in ("began", "ended"))
+    for at in began.values():
+        assert sum(began[name] <= at < ended[name] for name in began) <= 2
+    assert any(sum(began[name] <= at < ended[name] for name in began) == 2 for at in began.values())
+    assert {threads for *_, threads in stage.calls()} == {"4"}
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(grid, stage, capsys):
+    stage.part("mean_teacher-1-seed0", "fail")
+    outcome = grid("mt", "cps")
+    assert [(cell.name, fault) for cell, fault in outcome.failed.items()] == [
+        (
+            "mean_teacher-1-seed0",
+            f"failed: out of luck; try again (see {outcome.out / 'logs' / 'mean_teacher-1-seed0.log'})",
+        )
+    ]
+    assert len(outcome.finished) == 3
+    assert "mean_teacher, 1 labelled, seed 0: failed: out of luck" in capsys.readouterr().err
+    assert "failed: out of luck" in (outcome.out / "results.md").read_text()
+    stage.part("mean_teacher-1-seed0", "succeed")
+    again = grid("mt", "cps")
+    assert not again.failed
+    assert len(again.finished) == 4
+    name, arguments, *_ = stage.calls()[-1]
+    assert (name, arguments[:2]) == ("mean_teacher-1-seed0", ["train", "--resume"])
+    assert len(stage.names()) == 5
+
+
+def test_the_budget_stops_cells_cleanly_and_the_next_call_goes_on(grid, stage, monkeypatch):
+    stage.part("supervised-1-seed0", "hang")
+    stage.part("supervised-all-seed0", "hang")
+    # The time is up as soon as both have begun, however slow the machine.
+    clock = SimpleNamespace(monotonic=lambda: 9.0 if len(stage.names()) >= 2 else 0.0, sleep=time.sleep)
+    monkeypatch.setattr(module, "time", clock)
+    outcome = grid("mt", budget_s=5)
+    monkeypatch.setattr(module, "time", time)
+    assert outcome.comparison is None
+    assert titles(outcome.left) == ["supervised-1-seed0", "supervised-all-seed0", "mean_teacher-1-seed0"]
+    assert sorted(stage.names("stopped")) == ["supervised-1-seed0", "supervised-all-seed0"]
+    for name in stage.names("stopped"):
+        stage.part(name, "succeed")
+    again = grid("mt")
+    assert (len(again.finished), again.left) == (3, ())
+    resumed = [name for name, arguments, *_ in stage.calls() if arguments[1] == "--resume"]
+    assert sorted(resumed) == ["supervised-1-seed0", "supervised-all-seed0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_running_cells_which_save(grid, stage, number):
+    stage.part("supervised-1-seed0", "hang")
+
+    def ask_to_stop():
+        while not stage.names():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ask_to_stop).start()
+    with pytest.raises(Interrupted, match="give the same command again"):
+        grid(jobs=1)
+    assert stage.names("stopped") == ["supervised-1-seed0"]
+
+
+def test_two_benchmarks_share_the_cells(grid, stage, write_protocol, tmp_path):
+    """The one in a thread has the first two cells in hand when the other comes; no cell runs twice."""
+    first = threading.Thread(target=grid, args=("mt", "cps"), kwargs={"jobs": 2})
+    first.start()
+    while len(stage.names()) < 2:
+        time.sleep(0.01)
+    benchmark(write_protocol(), ["mt", "cps"], seeds=1, out=tmp_path / "out")
+    first.join()
+    assert sorted(stage.names()) == sorted(set(stage.names()))
+    assert len(stage.names()) == 4
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(grid, stage, tmp_path):
+    lock = tmp_path / "out" / ".locks" / "supervised-1-seed0"
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        outcome = grid("mt")
+    assert titles(outcome.elsewhere) == ["supervised-1-seed0"]
+    assert outcome.left == ()
+    assert "supervised-1-seed0" not in stage.names()
+
+
+def test_a_run_keeps_its_cell_when_the_benchmark_is_killed(stage, write_protocol, tmp_path):
+    grid = make_grid(write_protocol(), seeds=1, out=tmp_path / "out")
+    stage.set(grid)
+    stage.part(grid.cells[0].name, "hang")
+    job = start(grid, grid.cells[0], 1)
+    job.lock.close()  # as the end of this process would
+    assert start(grid, grid.cells[0], 1) is None
+    job.process.kill()
+    job.process.wait()
+    stage.part(grid.cells[0].name, "succeed")
+    again = start(grid, grid.cells[0], 1)
+    assert again is not None
+    assert again.process.wait() == 0
+    again.lock.close()
+
+
+def test_cells_of_other_settings_are_refused_by_name(grid, write_protocol):
+    grid("mt")
+
+    def longer(content):
+        content["training"]["iterations"] = 5
+
+    with pytest.raises(RunError, match=r"was run with training\.iterations 4, which is 5 now; give another --out"):
+        grid("mt", protocol=write_protocol(longer))
+    with pytest.raises(RunError, match=r"mean_teacher-1-seed0: was run with method\.settings\.consistency_weight 0\.5"):
+        grid("mt", protocol=write_protocol(), settings=["mt.consistency_weight=1"])
+    assert len(grid("mt").finished) == 3
+
+
+def test_methods_that_are_added_later_stand_beside_the_earlier_ones(grid, stage):
+    grid("mt")
+    outcome = grid("cps")
+    assert titles(outcome.finished) == [
+        "supervised-1-seed0",
+        "supervised-all-seed0",
+        "cross_pseudo_supervision-1-seed0",
+    ]
+    assert [group.method for group in outcome.comparison.groups[2:]] == ["cross_pseudo_supervision", "mean_teacher"]
+    assert len(stage.names()) == 4
+
+
+def test_results_hold_ours_beside_the_published_ones(grid):
+    outcome = grid("mt", seeds=2)
+    page = (outcome.out / "results.md").read_text()
+    for words in (
+        "# Phantom",
+        "`semivox benchmark tiny.yaml --method mean_teacher --seeds 2`",
+        "| supervised, 1 labelled | 0, 1 | 4 | 1.5 | 0.600 ± 0.000 |",
+        "| mean_teacher, 1 labelled | 0.843 | – | 13.84 voxel | – | last | verified | the paper |",
+    ):
+        assert words in page, page
+    found = json.loads((outcome.out / "results.json").read_text())
+    assert found["protocol"]["name"] == "tiny"
+    assert [group["minutes"] for group in found["groups"]] == [[1.5, 1.5]] * 3
+    assert found["groups"][2]["published"]["figures"][0]["source"] == "the paper"
+    assert len(found["pairs"]) == 2
+
+
+MISTAKES = {
+    "unknown method": ({"methods": ["mean_techer"]}, SettingError, "did you mean 'mean_teacher'"),
+    "unknown setting": ({"settings": ["supervised.averge_decay=0"]}, SettingError, "did you mean 'average_decay'"),
+    "setting of another method": ({"settings": ["cps.ramp_share=1"]}, SettingError, "unknown method or section 'cps'"),
+    "setting of no method": ({"settings": ["ramp_share=1"]}, SettingError, "unknown method or section"),
+    "more labels than there are": ({"labelled": 99}, DataError, "ask for at most"),
+    "no such data": ({"data": "nowhere"}, DataError, "there is no such folder"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_before_anything_runs(write_protocol, stage, tmp_path, mistake):
+    arguments, kind, message = MISTAKES[mistake]
+    with pytest.raises(kind, match=message) as caught:
+        benchmark(write_protocol(), seeds=1, out=tmp_path / "out", **arguments)
+    assert "\n" not in str(caught.value)
+    assert stage.names() == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_cases_without_labels_are_told_before_anything_runs(write_protocol, stage, tmp_path):
+    file = write_protocol()
+    for label in (tmp_path / "data" / "phantom" / "labelsTs").iterdir():
+        label.unlink()
+    with pytest.raises(DataError, match="no test case has a label"):
+        benchmark(file, seeds=1, out=tmp_path / "out")
+
+
+# --- real runs -------------------------------------------------------------------------------------------------------
+
+
+def test_development_never_opens_a_test_file(write_protocol, tmp_path):
+    """Real runs, in processes of their own, on a data set whose test files would break whoever reads them."""
+    file = write_protocol(lambda content: content["training"].update(iterations=2))
+    spoilt = [path for folder in ("imagesTs", "labelsTs") for path in (tmp_path / "data/phantom" / folder).iterdir()]
+    assert len(spoilt) == 4
+    for path in spoilt:
+        path.write_bytes(b"")
+    outcome = benchmark(file, seeds=1, out=tmp_path / "out", development=True)
+    assert outcome.failed == {}
+    assert len(outcome.finished) == 2
+    assert "no test case was opened" in (outcome.out / "results.md").read_text()
+    for cell in outcome.finished:
+        config = yaml.safe_load(cell.run.config.read_text())
+        assert (config["data"]["development"], config["training"]["iterations"]) == (1, 2)
+        assert "step" in cell.run.log.read_text()
+    with pytest.raises(DataError, match=r"is empty \(0 bytes\)"):
+        train(tmp_path / "data" / "phantom", "supervised", protocol=file, out=tmp_path / "honest", device="cpu")
