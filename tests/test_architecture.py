@@ -21,6 +21,7 @@ ORDER = (
     "training",
     "reporting",
     "experiments",
+    "testing",
     "cli",
 )
 FOLDERS = [folder for folder in ORDER if (SOURCE / folder).is_dir()]
@@ -41,6 +42,12 @@ def test_imports_run_one_way(folder):
     allowed = set(ORDER[: ORDER.index(folder) + 1])
     for file in (SOURCE / folder).rglob("*.py"):
         assert imported_folders(file) <= allowed, file.name
+
+
+def test_protocols_are_data_without_code():
+    names = [file.name for file in (SOURCE / "protocols").iterdir()]
+    assert names
+    assert all(name.endswith(".yaml") for name in names)
 
 
 def test_methods_import_nothing_of_the_engine():

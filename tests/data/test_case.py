@@ -71,6 +71,32 @@ def test_asking_for_more_labels_than_there_are_says_how_many() -> None:
         dataset(case("a"), case("b", labelled=False)).hide_labels(2)
 
 
+def test_development_drops_test_cases_and_scores_validation_cases() -> None:
+    data = dataset(case("a"), case("v", split="val"), case("t", split="test")).development(5)
+    assert [(c.id, c.split) for c in data] == [("a", "train"), ("v", "val")]
+
+
+def test_development_without_validation_cases_scores_the_last_labelled_patients() -> None:
+    cases = [case("a"), case("b1", group="b"), case("b2", group="b"), case("c"), case("u", labelled=False)]
+    unlabelled = case("v", labelled=False, split="val")
+    data = dataset(*cases, unlabelled, case("t", split="test")).development(2)
+    assert [(c.id, c.split) for c in data] == [
+        ("a", "train"),
+        ("b1", "val"),
+        ("b2", "val"),
+        ("c", "val"),
+        ("u", "train"),
+        ("v", "val"),
+    ]
+    assert all(c.label for c in data if c.id in ("b1", "b2", "c"))
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_development_needs_cases_to_score_and_cases_to_train_on(groups: int) -> None:
+    with pytest.raises(DataError, match="development_groups is 1 to 1"):
+        dataset(case("a"), case("b"), case("t", split="test")).development(groups)
+
+
 def test_what_a_task_leaves_out_is_read_as_background() -> None:
     data = dataset(case("a"), case("b", task="left heart"), tasks={"left heart": ("LV",)})
     values = np.array([0, 1, 3, 9])

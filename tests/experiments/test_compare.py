@@ -9,6 +9,7 @@ from scipy.stats import wilcoxon
 from semivox.errors import RunError
 from semivox.evaluation.scores import METRICS
 from semivox.experiments.compare import compare, write_comparison
+from semivox.experiments.results import differences, overview, published
 
 CASES = [f"case{number}" for number in range(8)]
 
@@ -102,6 +103,70 @@ def test_pairs_compare_the_mean_over_seeds_case_by_case(make_run, dice):
     differences = (better.mean(axis=0) - dice[:2].mean(axis=0)).mean(axis=1)
     assert found.p_value == pytest.approx(wilcoxon(differences).pvalue)
     assert pair.scores["mean"]["hd95"].difference == pytest.approx(-0.5)
+
+
+def told(run, **changes):
+    """Changes the config of a run."""
+    path = run / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    return run
+
+
+def test_figures_of_the_papers_stand_beside_runs_of_a_protocol(make_run, dice):
+    runs = [
+        make_run("few", dice[0], method="supervised", labelled=7),
+        make_run("all", dice[1], method="supervised", labelled=None),
+        make_run("mt", dice[2], labelled=7),
+        make_run("bcp", dice[3], method="bidirectional_copy_paste", labelled=7),
+    ]
+    comparison = compare([told(run, protocol="acdc") for run in runs])
+    assert [group.name for group in comparison.groups] == [
+        "supervised, 7 labelled",
+        "supervised, all labelled",
+        "mean_teacher, 7 labelled",
+        "bidirectional_copy_paste, 7 labelled",
+    ]
+    assert [[row.dice for row in group.published.figures] for group in comparison.groups] == [
+        [79.41, 62.5],
+        [91.44],
+        [],
+        [88.84],
+    ]
+    table = published(comparison)
+    assert [row[0] for row in table.rows] == [
+        "supervised, 7 labelled",
+        "supervised, 7 labelled",
+        "supervised, all labelled",
+        "bidirectional_copy_paste, 7 labelled",
+    ]
+    assert table.rows[0][1:7] == ("0.794", "0.681", "9.35 voxel", "2.70 voxel", "best on validation", "third party")
+    assert overview(comparison).rows[0][-1] == "0.794 / 0.625"
+
+
+def test_without_a_protocol_there_are_no_published_figures(make_run, dice):
+    comparison = compare([make_run("only", dice[0])])
+    assert published(comparison) is None
+    assert differences(comparison) is None
+
+
+def test_a_protocol_that_is_gone_is_told(make_run, dice):
+    comparison = compare([told(make_run("only", dice[0]), protocol="/nowhere/mine.yaml")])
+    assert comparison.groups[0].published is None
+    (note,) = comparison.notes
+    assert note.startswith("no published figures: /nowhere/mine.yaml")
+
+
+def test_a_run_by_flags_and_one_by_a_protocol_are_one_group(make_run, dice):
+    runs = [
+        make_run("flags", dice[0], labelled=7),
+        told(make_run("protocol", dice[1], labelled=7, seed=1), protocol="acdc"),
+    ]
+    assert [group.seeds for group in compare(runs).groups] == [(0, 1)]
+
+
+def test_a_method_in_a_file_is_called_by_its_class(make_run, dice):
+    (group,) = compare([make_run("own", dice[0], method="some/where/mine.py:Mine")]).groups
+    assert group.name == "Mine"
 
 
 def test_only_common_cases_are_paired(make_run, dice):

@@ -17,6 +17,14 @@ def test_zscore_gives_zero_mean_and_unit_variance(scan):
     assert np.allclose(normalise(scan, Normalisation(kind="zscore")), expected, atol=1e-5)
 
 
+def test_minmax_goes_from_0_to_1_whatever_the_units(scan):
+    result = normalise(scan, Normalisation(kind="minmax"))
+    expected = (scan - scan.min()) / (scan.max() - scan.min())
+    assert np.allclose(result, expected, atol=1e-6)
+    assert (result.min(), result.max()) == (0, 1)
+    assert (normalise(np.full((3, 4, 5), 7.5), Normalisation(kind="minmax")) == 0).all()
+
+
 def test_zscore_is_exact_for_values_far_from_zero():
     values = np.random.default_rng(1).normal(30000, 3, (30, 40, 50)).astype(np.float32)
     result = normalise(values, Normalisation(kind="zscore")).astype(np.float64)

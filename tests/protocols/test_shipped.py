@@ -1,5 +1,6 @@
 """The protocols that are shipped: complete, of real settings, every published figure with its source."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,14 @@ def test_the_published_lists_are_whole_and_share_nobody(name, train, val, test):
 @pytest.mark.parametrize("name", ["acdc", "hippocampus"])
 def test_protocols_for_a_cpu_have_the_plans_of_the_label_study(name):
     assert read_protocol(f"{name}_cpu").plan == Plan.load(BENCHMARKS / "plans" / f"{name}.yaml")
+
+
+def test_the_example_of_the_documentation_is_a_protocol(tmp_path):
+    page = (BENCHMARKS.parent / "docs" / "benchmarking.md").read_text(encoding="utf-8")
+    start = page.index("    name: mine")
+    example = page[start : page.index("\nA figure says", start)]
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(example), encoding="utf-8")
+    read_protocol("acdc_cpu").plan.save(tmp_path / "plan.yaml")
+    protocol = read_protocol(tmp_path / "mine.yaml")
+    assert protocol.recipe("mean_teacher").training.learning_rate == 0.001
+    assert protocol.figures("mean_teacher", 10).figures[0].hd95 == 4.1

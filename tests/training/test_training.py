@@ -38,6 +38,12 @@ def test_poly_schedule_takes_the_documented_values(make_config):
     assert learning_rate_factor(9, 10, "constant", training) == 1.0
 
 
+def test_step_schedule_falls_to_a_tenth_after_every_so_many_steps(make_config):
+    training = make_config(warmup_share=0.0, schedule="step", step_every=2500).training
+    rates = [learning_rate_factor(step, 6000, "step", training) for step in (0, 2499, 2500, 4999, 5000, 5999)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_learning_rate_warms_up(make_config):
     training = make_config(warmup_share=0.1).training
     assert learning_rate_factor(5, 100, "constant", training) == pytest.approx(0.5)
