@@ -9,7 +9,9 @@ import torch
 from semivox.data.labels import IGNORE
 from semivox.methods.clock import Clock
 from semivox.methods.self_training import SelfTraining, SelfTrainingPlus
+from semivox.training.checkpoint import load_checkpoint
 from semivox.training.fit import build, fit, make_engine, open_store, read_data, training_data
+from semivox.training.log import read_log
 from semivox.training.run import RunFolder
 
 CLOCK = Clock(step=3, iterations=6, stage="all", stage_step=1, stage_iterations=4)
@@ -212,10 +214,13 @@ def test_every_stage_starts_from_the_first_weights_and_its_average_anew(make_con
     name = "self_training" if kind is SelfTraining else "self_training_plus"
     run = RunFolder(tmp_path / "run")
     run.create()
-    fit(make_config(name, dimensions=2, iterations=8, optimiser="sgd"), run)
+    fit(make_config(name, dimensions=2, iterations=8), run)
     later = [(stage.name, True, False) for stage in kind().stages()[1:]]  # (stage, is as at first, is as labelled)
     assert begun == [("labelled", True, True), *later]
     assert averaged == [True] * len(begun)
+    (optimiser,) = load_checkpoint(run.last)["optimisers"]
+    steps_of_last = sum(row["stage"] == "all" for row in read_log(run.log))
+    assert {int(state["step"]) for state in optimiser["state"].values()} == {steps_of_last}
 
 
 def test_snapshots_hold_the_average_after_each_third_of_the_first_stage(made):

@@ -101,6 +101,8 @@ def test_a_reset_begins_a_schedule_that_spans_the_stages_until_the_next(make_con
     rates = [float(row["learning_rate"]) for row in read_log(run.log)]
     assert rates == pytest.approx([training.learning_rate * factor for factor in factors], rel=1e-4)
     assert [i for i in range(1, 20) if rates[i] < 0.01 * rates[i - 1]] == [4, 14]
+    (optimiser,) = load_checkpoint(run.last)["optimisers"]
+    assert {int(state["step"]) for state in optimiser["state"].values()} == {lengths[-1]}
 
 
 def test_fresh_weights_follow_from_seed_and_stage_alone(make_config, tmp_path, monkeypatch):
@@ -178,10 +180,12 @@ def test_ctrl_c_while_labelling_stops_after_a_whole_case(make_config, tmp_path, 
     whole = trained(config, tmp_path / "whole")
     run = RunFolder(tmp_path / "run")
     run.create()
-    original = StoredLabels.write
+    original, pressed = StoredLabels.write, []
 
     def write(labels, case_id, label, reliability=None):
-        os.kill(os.getpid(), signal.SIGINT)
+        if not pressed:
+            pressed.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
         original(labels, case_id, label, reliability)
 
     with monkeypatch.context() as patch:
