@@ -42,6 +42,8 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 note("began")
+if os.getsid(0) == os.getpid():
+    note("on its own")
 part = (stage / run.name).read_text() if (stage / run.name).exists() else "succeed"
 run.mkdir(parents=True, exist_ok=True)
 shutil.copy(stage / (run.name + ".yaml"), run / "config.yaml")
@@ -220,6 +222,8 @@ def test_a_signal_stops_the_running_cells_which_save(grid, stage, number):
     with pytest.raises(Interrupted, match="give the same command again"):
         grid(jobs=1)
     assert stage.names("stopped") == ["supervised-1-seed0"]
+    # So that Ctrl-C in a terminal, which reaches all of a session, does not reach the run twice.
+    assert stage.names("on its own") == stage.names()
 
 
 def test_two_benchmarks_share_the_cells(grid, stage, write_protocol, tmp_path):
@@ -259,6 +263,7 @@ def test_a_run_keeps_its_cell_when_the_benchmark_is_killed(stage, write_protocol
     assert again is not None
     assert again.process.wait() == 0
     again.lock.close()
+    assert start(grid, grid.cells[0], 1) is None, "somebody else has finished it"
 
 
 def test_cells_of_other_settings_are_refused_by_name(grid, write_protocol):
