@@ -1,6 +1,7 @@
 """What many tests share: a tiny phantom data set and runs on it that take seconds."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from semivox.data.case import Dataset
 from semivox.data.phantom import write_phantom
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
+from semivox.testing import TwoProcesses
 from semivox.training.config import Config, DataSettings, MethodChoice, TrainingSettings, method_settings
 
 
@@ -24,6 +26,13 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder of stores for the whole session, so that each is made once."""
     return tmp_path_factory.mktemp("stores")
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[TwoProcesses]:
+    """Two processes that serve every test in this one: starting them takes seconds."""
+    with TwoProcesses() as processes:
+        yield processes
 
 
 def tiny_plan(dimensions: int = 3) -> Plan:

@@ -28,7 +28,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Runs one command; returns the exit code: 0, 1 where a tested method fails, 2 for a user's mistake, 130 after
+    Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())

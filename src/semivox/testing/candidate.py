@@ -63,11 +63,11 @@ class Candidate:
         """The config of a short 2-D run."""
         return tiny_config(self.name, settings=self.settings, **changes)
 
-    def short_config(self) -> Config:
+    def short_config(self, **changes: Any) -> Config:
         """A run with two steps or more in each stage that saves after every step."""
         stages = self.bench().method.stages()
         smallest = min(stage.share for stage in stages) / sum(stage.share for stage in stages)
-        return self.config(iterations=max(4, min(round(2 / smallest), 40)), checkpoint_every=1)
+        return self.config(iterations=max(4, min(round(2 / smallest), 40)), checkpoint_every=1, **changes)
 
     @cached_property
     def short_run(self) -> dict[str, Any]:

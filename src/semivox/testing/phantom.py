@@ -34,11 +34,13 @@ class TestPhantom:
     __test__ = False  # for pytest, which would take the name for a group of tests
 
     folder: Path
+    hides: bool = True
+    """Whether the label files of hidden and of test cases hold rubbish, as they do unless a fault is looked for."""
 
     @property
     def root(self) -> Path:
-        """The data set as a method may see it: label files of hidden and of test cases hold no label."""
-        return self.folder / "hidden" / "phantom"
+        """The data set."""
+        return self.folder / ("hidden" if self.hides else "known") / "phantom"
 
     @property
     def data(self) -> DataSettings:
@@ -53,7 +55,7 @@ class TestPhantom:
     @cached_property
     def truth(self) -> Store:
         """Images and labels of all cases, prepared."""
-        return make_store(read_dataset(self.folder / "known"), PREPARATION, self.folder / "truth")
+        return make_store(read_dataset(self.folder / "known" / "phantom"), PREPARATION, self.folder / "truth")
 
     @cached_property
     def pseudo_labels(self) -> StoredLabels:
@@ -69,7 +71,7 @@ class TestPhantom:
 def write_test_phantom(folder: Path) -> TestPhantom:
     """Writes the phantom, with and without its hidden labels, into `folder`."""
     phantom = TestPhantom(folder)
-    known = write_phantom(folder / "known", cases=6, labelled=6, validation=1, test=1, size=(24, 24, 16))
+    known = write_phantom(folder / "known" / "phantom", cases=6, labelled=6, validation=1, test=1, size=(24, 24, 16))
     shutil.copytree(known.root, phantom.root)
     hidden: Dataset = known.hide_labels(LABELLED)
     for case in (*hidden.unlabelled(), *hidden.split("test")):

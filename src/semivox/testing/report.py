@@ -1,13 +1,16 @@
 """Runs the checks one after another and says how each ended."""
 
+import inspect
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from semivox.errors import SemivoxError
+from semivox.errors import SemivoxError, first_line
 from semivox.testing.candidate import Candidate
 from semivox.testing.checks import CHECKS
 from semivox.testing.processes import TwoProcesses
@@ -42,10 +45,18 @@ def run_checks(name: str) -> Iterator[Outcome]:
             fault = None
             try:
                 check(candidate)
+            except (AssertionError, SemivoxError) as error:
+                fault = str(error).partition("\n")[0]
             except Exception as error:
-                kind = "" if isinstance(error, AssertionError | SemivoxError) else f"{type(error).__name__}: "
-                fault = kind + str(error).strip().partition("\n")[0]
+                fault = f"{type(error).__name__}: {first_line(error)}{place_of(error, candidate)}"
             yield Outcome(check.__name__.replace("_", " "), time.monotonic() - started, fault)
+
+
+def place_of(error: Exception, candidate: Candidate) -> str:
+    """Where in the method's own file an error arose, if it did: " (file.py, line 12)"."""
+    file = inspect.getfile(candidate.kind)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 @contextmanager

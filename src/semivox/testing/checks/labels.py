@@ -1,7 +1,9 @@
 """What holds for labels that a method must not see."""
 
-from semivox.errors import SemivoxError, first_line
-from semivox.testing.candidate import Candidate
+from dataclasses import replace
+
+from semivox.errors import first_line
+from semivox.testing.candidate import Candidate, run_folder, trained
 
 
 def unlabelled_streams_have_no_label(candidate: Candidate) -> None:
@@ -22,8 +24,11 @@ def hidden_labels_are_never_opened(candidate: Candidate) -> None:
     try:
         _ = candidate.short_run
     except Exception as error:
-        kind = "" if isinstance(error, SemivoxError) else f"{type(error).__name__}: "
+        known = replace(candidate.phantom, hides=False)
+        with run_folder() as run:
+            trained(candidate.short_config(phantom=known), run)
         raise AssertionError(
-            f"a run fails on data whose hidden label files hold rubbish ({kind}{first_line(error)}); take labels from"
-            " batch.labelled alone, and pseudo-labels from batch.unlabelled.pseudo"
+            "a run fails only where the files of hidden labels hold rubbish"
+            f" ({type(error).__name__}: {first_line(error)}); take labels from batch.labelled alone, and pseudo-labels"
+            " from batch.unlabelled.pseudo"
         ) from error

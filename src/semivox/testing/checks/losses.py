@@ -75,7 +75,7 @@ def padding_never_counts(candidate: Candidate) -> None:
         change_images(batch)
         after = bench.losses(batch)
         for name, value in before.items():
-            assert torch.isclose(after[name], value, rtol=1e-4, atol=1e-6), (
+            assert torch.isclose(after[name], value, rtol=1e-4, atol=1e-6, equal_nan=True), (
                 f"{bench.place}: term '{name}' goes from {value.item():.4g} to {after[name].item():.4g} with an image"
                 " that is all padding; weigh its voxels with `stream.valid`"
             )
