@@ -229,7 +229,7 @@ class Engine(lightning.LightningModule):
             return
         for value in self.method.state_dict().values():
             if isinstance(value, Tensor):
-                flat = value.contiguous().view(-1).view(torch.uint8)
+                flat = value.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
                 torch.distributed.broadcast(flat, 0)
                 value.copy_(flat.view(value.dtype).view(value.shape))
 
