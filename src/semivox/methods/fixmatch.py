@@ -33,6 +33,8 @@ class FixMatch(Method):
         """τ: confidence from which a pseudo-label counts; in a run of few steps little reaches 0.95, lower it there."""
         unlabelled_weight: float = Field(1.0, ge=0)
         """λ: weight of the unlabelled term; constant, for confidence is its ramp."""
+        ramp_share: float = Field(0.0, ge=0, le=1)
+        """Share of the run over which a sigmoid ramp brings the unlabelled terms in; 0: at once, as published."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the evaluated average of the weights; 0.999 in the paper."""
 
@@ -56,9 +58,10 @@ class FixMatch(Method):
         pseudo, kept = confident_label(probabilities, valid, self.settings.threshold)
         supervised, student = self.student(torch.cat([labelled.image, strong])).split([len(labelled.image), len(weak)])
         self.note(student=student, teacher=probabilities, kept=kept)
+        weight = self.settings.unlabelled_weight * clock.ramp(self.settings.ramp_share)
         return {
             "supervised": self.problem.supervised_loss(supervised, labelled),
-            "strong": self.settings.unlabelled_weight * confident_cross_entropy(student, pseudo, kept, valid),
+            "strong": weight * confident_cross_entropy(student, pseudo, kept, valid),
         }
 
     def inference_modules(self) -> tuple[nn.Module, ...]:

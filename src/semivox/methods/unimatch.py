@@ -42,6 +42,8 @@ class UniMatch(Method):
         """μ: weight of the two strong views together."""
         feature_weight: float = Field(0.5, ge=0)
         """λ: weight of the feature-perturbed stream."""
+        ramp_share: float = Field(0.0, ge=0, le=1)
+        """Share of the run over which a sigmoid ramp brings the unlabelled terms in; 0: at once, as published."""
         unlabelled_loss: Literal["dice", "cross_entropy"] = "dice"
         """dice: over the confident voxels (medical script). cross_entropy: divided by all valid voxels (paper)."""
         feature_dropout: float = Field(0.5, ge=0, lt=1)
@@ -95,11 +97,12 @@ class UniMatch(Method):
             self._unlabelled_loss(own, *(cutmix(each, neighbour, cut) for each in maps))
             for own, cut in zip(strong_logits, cuts, strict=True)
         )
+        ramp = clock.ramp(settings.ramp_share)
         return {
             "supervised": self.problem.supervised_loss(supervised, labelled) / 2,
-            "strong_1": settings.strong_weight / 4 * strong_1,
-            "strong_2": settings.strong_weight / 4 * strong_2,
-            "feature": settings.feature_weight / 2 * self._unlabelled_loss(feature, *maps),
+            "strong_1": ramp * settings.strong_weight / 4 * strong_1,
+            "strong_2": ramp * settings.strong_weight / 4 * strong_2,
+            "feature": ramp * settings.feature_weight / 2 * self._unlabelled_loss(feature, *maps),
         }
 
     def _unlabelled_loss(self, logits: Tensor, label: Tensor, kept: Tensor, valid: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class UniMatchV2(Method):
         """τ: confidence from which a pseudo-label counts; in a run of few steps little reaches 0.95, lower it there."""
         strong_weight: float = Field(1.0, ge=0)
         """Weight of the two strong views together."""
+        ramp_share: float = Field(0.0, ge=0, le=1)
+        """Share of the run over which a sigmoid ramp brings the unlabelled terms in; 0: at once, as published."""
         cutmix_probability: float = Field(0.5, ge=0, le=1)
         """Probability with which a strong view gets a box of its neighbour."""
         box_share: Shares = (0.02, 0.4)
@@ -92,10 +94,11 @@ class UniMatchV2(Method):
         strong_1, strong_2 = (
             confident_cross_entropy(own, *target) for own, target in zip(strong_logits, targets, strict=True)
         )
+        weight = settings.strong_weight * clock.ramp(settings.ramp_share)
         return {
             "supervised": self.problem.supervised_loss(supervised, labelled) / 2,
-            "strong_1": settings.strong_weight / 4 * strong_1,
-            "strong_2": settings.strong_weight / 4 * strong_2,
+            "strong_1": weight / 4 * strong_1,
+            "strong_2": weight / 4 * strong_2,
         }
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
