@@ -1,14 +1,12 @@
 """What holds for weights: which learn, which follow."""
 
-import copy
-
 import torch
 from torch import Tensor
 
 from semivox.methods.average import Average
 from semivox.testing.candidate import Candidate
 
-TURNS = 60
+TURNS = 40
 """Steps of a stage within which every average must have had its turn."""
 
 
@@ -44,7 +42,7 @@ def gradient_reaches_every_trained_weight(candidate: Candidate) -> None:
 def averages_follow_their_sources(candidate: Candidate) -> None:
     """While a method trains, each of its averages moves, only ever towards its source, and nothing else frozen moves.
 
-    Averages that take turns have all had theirs within 60 steps of a stage.
+    Averages that take turns have all had theirs within 40 steps of a stage.
     """
     waiting: set[str] = set()
     moved: set[str] = set()
@@ -55,10 +53,10 @@ def averages_follow_their_sources(candidate: Candidate) -> None:
         for step in range(TURNS):
             if step > 2 and waiting <= moved:
                 break
-            before = {name: copy.deepcopy(average) for name, average in bench.averages.items()}
+            before = {name: flat(average) for name, average in bench.averages.items()}
             bench.train_step(batch)
             for name, average in bench.averages.items():
-                old, new, source = flat(before[name]), flat(average), flat(average.source)
+                old, new, source = before[name], flat(average), flat(average.source)
                 if not torch.equal(old, new):
                     moved.add(name)
                 assert (new - source).norm() <= (old - source).norm() * (1 + 1e-5), (

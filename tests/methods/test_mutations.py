@@ -1,0 +1,340 @@
+"""Faults put into the methods' own text, one at a time: a check of the tester or a test of the method must notice each.
+
+That the methods as they are pass these checks and tests is what test_contract.py and the methods' own files show.
+"""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from semivox.methods import METHODS, find_method
+from semivox.testing import Candidate, Check
+from semivox.testing.checks import (
+    averages_follow_their_sources,
+    gradient_reaches_every_trained_weight,
+    hidden_labels_are_never_opened,
+    losses_are_finite_and_never_negative,
+    padding_never_counts,
+)
+
+INFERENCE = "    def inference_modules(self)"
+AVERAGES_OFF = (INFERENCE, f"    def after_step(self, clock: Clock) -> None:\n        pass\n\n{INFERENCE}")
+READ_HIDDEN_LABEL = (
+    "__import__('semivox.data.image').data.image.read_label("
+    "case.images[0].parents[1] / 'labelsTr' / f'{case.id}.nii.gz').array"
+)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` (the `place`-th of its kind in the method's file) becomes `new`; `found_by` must then fail.
+
+    found_by: a check, or the name of a test in the method's own file, parameters in brackets.
+    """
+
+    method: str
+    fault: str
+    old: str
+    new: str
+    found_by: Check | str
+    place: int = 0
+
+    def text(self) -> str:
+        """The method's file with the fault."""
+        source = inspect.getsource(inspect.getmodule(find_method(self.method)))
+        parts = source.split(self.old)
+        assert len(parts) > self.place + 1, f"{self.method}: its file has no {self.place + 1} times {self.old!r}"
+        before, after = self.old.join(parts[: self.place + 1]), self.old.join(parts[self.place + 1 :])
+        return before + self.new + after
+
+
+MUTATIONS = (
+    Mutation(
+        "supervised",
+        "sign flipped",
+        '"supervised": self',
+        '"supervised": -self',
+        losses_are_finite_and_never_negative,
+    ),
+    Mutation("supervised", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "entropy_minimisation",
+        "sign flipped",
+        "weight * entropy",
+        "weight * (1 - entropy)",
+        "test_the_entropy_is_that_of_the_chosen_samples_without_padding[unlabelled-2]",
+    ),
+    Mutation(
+        "entropy_minimisation",
+        "padding counts",
+        "normalised_entropy(unsupervised, unlabelled.valid)",
+        "normalised_entropy(unsupervised)",
+        padding_never_counts,
+    ),
+    Mutation("mean_teacher", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "mean_teacher",
+        "sign flipped",
+        "weight * softmax_mse",
+        "-weight * softmax_mse",
+        "test_the_consistency_pulls_the_student_towards_its_target",
+    ),
+    Mutation(
+        "mean_teacher",
+        "padding counts",
+        "softmax_mse(student, teacher, batch.unlabelled.valid)",
+        "softmax_mse(student, teacher)",
+        padding_never_counts,
+    ),
+    Mutation(
+        "mean_teacher",
+        "teacher is the student",
+        "self.teacher(noisy)",
+        "self.student(noisy)",
+        "test_the_consistency_equals_a_slow_version[2]",
+    ),
+    Mutation(
+        "uncertainty_aware_mean_teacher",
+        "uncertain voxels count",
+        "< threshold)",
+        "> threshold)",
+        "test_the_student_follows_one_pass_where_the_mean_of_the_others_is_certain[2]",
+    ),
+    Mutation(
+        "uncertainty_aware_mean_teacher",
+        "padding counts",
+        "& batch.unlabelled.valid",
+        "",
+        padding_never_counts,
+    ),
+    Mutation("uncertainty_aware_mean_teacher", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "cross_pseudo_supervision",
+        "a network teaches itself",
+        "hard_labels(logits_2, unlabelled.valid)",
+        "hard_labels(logits_1, unlabelled.valid)",
+        "test_the_cross_supervision_equals_a_slow_version[2]",
+    ),
+    Mutation(
+        "cross_pseudo_supervision",
+        "padding counts",
+        ".masked_fill(~valid, IGNORE)",
+        "",
+        padding_never_counts,
+    ),
+    Mutation(
+        "cross_pseudo_supervision",
+        "networks begin alike",
+        "self.second = problem.network()",
+        "self.second = problem.network()\n        self.second.load_state_dict(self.first.state_dict())",
+        "test_the_two_networks_begin_with_different_weights",
+    ),
+    Mutation(
+        "fixmatch",
+        "detach removed",
+        "torch.no_grad()",
+        "torch.enable_grad()",
+        "test_labels_are_made_without_gradient_and_everything_else_in_one_pass[2-D]",
+    ),
+    Mutation(
+        "fixmatch",
+        "threshold from below",
+        "pseudo, kept = confident_label(probabilities, valid, self.settings.threshold)",
+        "pseudo, kept = confident_label(probabilities, valid, self.settings.threshold)\n        kept = valid & ~kept",
+        "test_the_student_learns_its_confident_labels_of_the_weak_view_on_the_strong_view[2-D]",
+    ),
+    Mutation(
+        "fixmatch",
+        "padding counts",
+        "batch.unlabelled.views, batch.unlabelled.valid",
+        "batch.unlabelled.views, batch.unlabelled.valid | True",
+        padding_never_counts,
+    ),
+    Mutation(
+        "uncertainty_rectified_pyramid",
+        "padding counts",
+        "pyramid_consistency(unsupervised, unlabelled.valid)",
+        "pyramid_consistency(unsupervised)",
+        padding_never_counts,
+    ),
+    Mutation(
+        "uncertainty_rectified_pyramid",
+        "nothing is disturbed",
+        "disturbed = features if perturb is None else perturb(features, seeds)",
+        "disturbed = features",
+        "test_consistency_equals_a_slow_version[2]",
+    ),
+    Mutation(
+        "uncertainty_rectified_pyramid",
+        "coarse heads learn nothing",
+        "head(disturbed)",
+        "head(disturbed).detach() if head is not heads[-1] else head(disturbed)",
+        gradient_reaches_every_trained_weight,
+    ),
+    Mutation(
+        "dual_task_consistency",
+        "padding counts",
+        "dual_task_mse(distances, logits, valid,",
+        "dual_task_mse(distances, logits, None,",
+        padding_never_counts,
+    ),
+    Mutation(
+        "dual_task_consistency",
+        "one task detached",
+        "dual_task_mse(distances,",
+        "dual_task_mse(distances.detach(),",
+        "test_the_consistency_teaches_both_heads[2-D]",
+    ),
+    Mutation(
+        "mutual_consistency",
+        "padding counts",
+        "self.settings.temperature, valid,",
+        "self.settings.temperature, None,",
+        padding_never_counts,
+    ),
+    Mutation(
+        "mutual_consistency",
+        "detached always",
+        "valid, self.settings.detach)",
+        "valid, True)",
+        "test_the_gradient_flows_through_a_sharpened_map_unless_it_is_detached[False]",
+    ),
+    Mutation(
+        "mutual_consistency_plus",
+        "the third decoder is forgotten",
+        "*(branch(features) for branch in branches)]",
+        "*(branch(features) for branch in branches[:1])]",
+        gradient_reaches_every_trained_weight,
+    ),
+    Mutation(
+        "bidirectional_copy_paste",
+        "boxes swapped",
+        "self.problem.supervised_loss(logits_1, a, box)",
+        "self.problem.supervised_loss(logits_1, a, ~box)",
+        "test_self_training_mixes_both_ways_as_in_a_slow_version[True-2]",
+    ),
+    Mutation(
+        "bidirectional_copy_paste",
+        "padding counts",
+        "return label.masked_fill(~valid, IGNORE)",
+        "return label",
+        padding_never_counts,
+    ),
+    Mutation(
+        "bidirectional_copy_paste",
+        "average off after pretraining",
+        "super().after_step(clock)",
+        "pass",
+        "test_the_teacher_is_the_student_until_self_training_begins_and_then_follows_it[eval]",
+    ),
+    Mutation(
+        "unimatch",
+        "labels are not cut with their image",
+        "cutmix(each, neighbour, cut) for each in maps)",
+        "each for each in maps)",
+        "test_three_streams_learn_the_confident_labels_of_the_weak_view[dice-2]",
+    ),
+    Mutation(
+        "unimatch",
+        "features are whole",
+        "channel_dropout(own, unlabelled.seeds, settings.feature_dropout, draw)",
+        "own",
+        "test_three_streams_learn_the_confident_labels_of_the_weak_view[dice-2]",
+    ),
+    Mutation(
+        "unimatch",
+        "detach removed",
+        "torch.no_grad()",
+        "torch.enable_grad()",
+        "test_the_label_is_decoded_from_whole_features_without_gradient",
+    ),
+    Mutation(
+        "unimatch_v2",
+        "labels are not cut with their image",
+        "[cutmix(each, neighbour, cut) for each in maps]",
+        "list(maps)",
+        "test_two_halved_views_learn_the_confident_labels_of_the_teacher[2]",
+    ),
+    Mutation("unimatch_v2", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "alternate_diverse_teaching",
+        "one teacher only",
+        "self.active.copy_(1 - self.active)",
+        "pass",
+        averages_follow_their_sources,
+    ),
+    Mutation(
+        "alternate_diverse_teaching",
+        "both teachers move",
+        "teacher.update(",
+        "self.second_teacher.update(clock.step)\n        teacher.update(",
+        "test_only_the_active_teacher_moves_and_turns_end",
+    ),
+    Mutation(
+        "alternate_diverse_teaching",
+        "padding counts",
+        "kept = valid & (",
+        "kept = (",
+        padding_never_counts,
+    ),
+    Mutation(
+        "self_training",
+        "hidden labels are read",
+        "return argmax(tools, case, lambda image: self.predict(image, case.task))",
+        f"return {READ_HIDDEN_LABEL}",
+        hidden_labels_are_never_opened,
+    ),
+    Mutation(
+        "self_training",
+        "what is cut out counts",
+        "pseudo.masked_fill(box, IGNORE)",
+        "pseudo",
+        "test_a_cut_out_box_shows_nothing_and_teaches_nothing[2]",
+    ),
+    Mutation(
+        "self_training", "average off", "self.average.update(clock.stage_step)", "pass", averages_follow_their_sources
+    ),
+    Mutation(
+        "self_training_plus",
+        "the unreliable half first",
+        "reverse=True",
+        "reverse=False",
+        "test_the_reliable_half_keeps_its_labels_and_the_rest_gets_new_ones",
+    ),
+)
+
+
+class Outcomes:
+    """Notes how tests end."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.found.append(f"{report.when} {report.outcome}")
+
+
+def test_every_method_has_a_mutation():
+    assert {mutation.method for mutation in MUTATIONS} == set(METHODS)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.method}: {mutation.fault}")
+def test_a_fault_in_a_method_is_found(mutation: Mutation, tmp_path: Path, monkeypatch, two_processes):
+    name = f"mutated_{MUTATIONS.index(mutation)}"
+    file = tmp_path / f"{name}.py"
+    file.write_text(mutation.text(), encoding="utf-8")
+    kind = find_method(mutation.method).__name__
+    find_method(f"{file}:{kind}")  # the text with the fault is still a method
+    if callable(mutation.found_by):
+        with pytest.raises(AssertionError):
+            mutation.found_by(Candidate(f"{file}:{kind}", processes=two_processes))
+        return
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METHODS, mutation.method, f"{name}:{kind}")
+    own = Path(__file__).with_name(f"test_{mutation.method.removesuffix('_plus')}.py")
+    outcomes = Outcomes()
+    pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"{own}::{mutation.found_by}"], plugins=[outcomes])
+    assert outcomes.found == ["call failed"]
