@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
+from semivox.experiments.train import keep_model
 from semivox.methods.clock import Clock
+from semivox.methods.model import load_model
 from semivox.methods.self_training import SelfTraining, SelfTrainingPlus
 from semivox.training.checkpoint import load_checkpoint
-from semivox.training.fit import build, fit, make_engine, open_store, read_data, training_data
+from semivox.training.fit import build, fit, initialise, make_engine, open_store, read_data, training_data
 from semivox.training.log import read_log
 from semivox.training.run import RunFolder
 
@@ -221,6 +223,19 @@ def test_every_stage_starts_from_the_first_weights_and_its_average_anew(make_con
     (optimiser,) = load_checkpoint(run.last)["optimisers"]
     steps_of_last = sum(row["stage"] == "all" for row in read_log(run.log))
     assert {int(state["step"]) for state in optimiser["state"].values()} == {steps_of_last}
+
+
+def test_weights_to_begin_from_serve_every_stage(make_config, made, tmp_path):
+    donor = RunFolder(tmp_path / "donor")
+    donor.create()
+    config = make_config("supervised", dimensions=2, iterations=1)
+    fit(config, donor)
+    keep_model(donor, config, training_data(read_data(config.data), None))
+    given = load_model(donor.path).method.average.module.state_dict()
+    method, _ = made("self_training_plus")
+    initialise(method, donor.path)
+    for network in (method.network, method.average.module, method.initial):
+        assert all(torch.equal(tensor, given[name]) for name, tensor in network.state_dict().items())
 
 
 def test_snapshots_hold_the_average_after_each_third_of_the_first_stage(made):

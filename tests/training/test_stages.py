@@ -31,6 +31,7 @@ from semivox.training.labelling import StoredLabels
 from semivox.training.log import read_log
 from semivox.training.optimisation import learning_rate_factor
 from semivox.training.run import RunFolder
+from semivox.training.validation import Validation
 
 
 class FourStages(Supervised):
@@ -273,6 +274,21 @@ def test_a_stage_begins_on_every_rank_with_the_state_of_rank_0(make_config, monk
     assert_equal(dict(mine.state_dict()), dict(of_rank_0.state_dict()))
 
 
+def test_only_the_last_stage_stops_for_want_of_patience(make_config, tmp_path, monkeypatch):
+    original = Validation.__init__
+
+    def flat(self, run, every, patience, score, log):
+        original(self, run, every, patience, lambda: 0.5, log)
+
+    monkeypatch.setattr(Validation, "__init__", flat)
+    config = make_config("self_training", iterations=21, selection="validation", validate_every=2, patience=1)
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    fit(config, run)
+    last = read_log(run.log)[-1]
+    assert (last["stage"], int(last["step"])) == ("all", 9)  # it began at 7, so 8 is too early
+
+
 def test_log_and_progress_say_which_stage_runs_and_when_it_labels(make_config, tmp_path, monkeypatch, capsys):
     config = make_config("self_training_plus", iterations=8, checkpoint_every=1)
     run = killed_at(6, config, tmp_path / "run", monkeypatch)
@@ -281,7 +297,7 @@ def test_log_and_progress_say_which_stage_runs_and_when_it_labels(make_config, t
     assert said.index("stage 2 of 3 (reliable): labelling 4 of 4 unlabelled scans") < said.index("steps 2 to 3 of 8")
     assert "stage 3 of 3 (all): labelled in" in said
     fit(config, run)
-    assert "continuing at step 6 of 8, stage 3 of 3 (all)" in capsys.readouterr().err
+    assert "stage 3 of 3 (all): continuing at step 6 of 8" in capsys.readouterr().err
     assert [row["stage"] for row in read_log(run.log)] == ["labelled"] * 2 + ["reliable"] * 2 + ["all"] * 4
 
 

@@ -211,7 +211,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
         engine.labelling.after_case = lambda: checkpoints.stop_if_asked(engine)
         callbacks += [log, TrainingProgress(), checkpoints]
         if content is not None:
-            say(f"continuing at step {engine.step} of {training.iterations}, {describe(engine.span, engine.spans)}")
+            say(f"{describe(engine.span, engine.spans)}: continuing at step {engine.step} of {training.iterations}")
     else:
         callbacks.append(FollowsRank0())
     remaining = len([span for span in engine.spans if span.end > engine.step])
