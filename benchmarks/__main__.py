@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RECORD = ROOT / "benchmarks" / "measured.json"
 """What was measured last, per benchmark, so that one can be measured anew without the others."""
-NAMES = ("metrics", "batches", "preparation", "training_step", "inference")
+NAMES = ("metrics", "batches", "preparation", "training_step", "inference", "methods")
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -49,12 +49,17 @@ def measure(name: str) -> dict[str, Any]:
 
 def section(name: str, measured: dict[str, Any]) -> list[str]:
     """A benchmark's part of the page: what it does, in its own words, and its figures."""
-    document = inspect.cleandoc(importlib.import_module(f"benchmarks.{name}").__doc__ or "").split("\n\n    ")[0]
-    figures = measured["figures"]
-    rows = [f"| {key} | {text(value)} |" for key, value in flattened(figures)]
+    module = importlib.import_module(f"benchmarks.{name}")
+    document = inspect.cleandoc(module.__doc__ or "").split("\n\n    ")[0]
+    table = getattr(module, "table", listing)(measured["figures"])
     heading = name.replace("_", " ").capitalize()
     stamp = f"`python -m benchmarks {name}` at commit {measured['commit']}, torch {measured['torch']}"
-    return [f"## {heading}", "", document, "", "| figure | value |", "|---|---|", *rows, "", stamp, ""]
+    return [f"## {heading}", "", document, "", *table, "", stamp, ""]
+
+
+def listing(figures: dict[str, Any]) -> list[str]:
+    """The figures as Markdown, a row each, for benchmarks that have no `table` of their own."""
+    return ["| figure | value |", "|---|---|", *(f"| {key} | {text(value)} |" for key, value in flattened(figures))]
 
 
 def flattened(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
