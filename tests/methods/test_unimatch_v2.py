@@ -64,7 +64,7 @@ def test_two_halved_views_learn_the_confident_labels_of_the_teacher(dimensions):
     assert terms["supervised"].item() == pytest.approx(supervised / 2, rel=1e-4)
 
 
-def test_everything_with_gradient_is_one_pass_and_the_teacher_has_none():
+def test_labelled_samples_pass_apart_from_perturbed_ones_and_the_teacher_has_no_gradient():
     bench = make_bench()
     batch, encoded, taught = bench.batch(), [], []
     bench.method.student.encoder.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
@@ -72,7 +72,7 @@ def test_everything_with_gradient_is_one_pass_and_the_teacher_has_none():
         lambda module, inputs, output: taught.append((inputs[0], output.requires_grad))
     )
     bench.losses(batch)
-    assert encoded == [12]
+    assert encoded == [4, 8], "labelled apart, both strong views together"
     ((image, has_gradient),) = taught
     assert torch.equal(image, batch.unlabelled.views[0])
     assert not has_gradient

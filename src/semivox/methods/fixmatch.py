@@ -56,7 +56,8 @@ class FixMatch(Method):
         with torch.no_grad():
             probabilities = full_precision(self.student(weak)).softmax(1)
         pseudo, kept = confident_label(probabilities, valid, self.settings.threshold)
-        supervised, student = self.student(torch.cat([labelled.image, strong])).split([len(labelled.image), len(weak)])
+        # Apart, so that strong views do not spoil the labelled samples' batch-norm statistics.
+        supervised, student = self.student(labelled.image), self.student(strong)
         self.note(student=student, teacher=probabilities, kept=kept)
         weight = self.settings.unlabelled_weight * clock.ramp(self.settings.ramp_share)
         return {

@@ -80,14 +80,16 @@ class UniMatch(Method):
         ]
         mixed = [cutmix(view, neighbour, cut) for view, cut in zip(strong, cuts, strict=True)]
 
-        features = self.student.encode(torch.cat([labelled.image, *mixed, weak]))
+        # Apart from the perturbed streams, which would spoil the labelled samples' batch-norm statistics.
+        supervised = self.student(labelled.image)
+        features = self.student.encode(torch.cat([*mixed, weak]))
         clean = [level[-size:] for level in features]
         perturbed = [
             torch.cat([level[:-size], channel_dropout(own, unlabelled.seeds, settings.feature_dropout, draw)])
             for draw, (level, own) in enumerate(zip(features, clean, strict=True))
         ]
         logits = self.student.head(self.student.decode(perturbed)[-1])
-        supervised, *strong_logits, feature = logits.split([len(labelled), size, size, size])
+        *strong_logits, feature = logits.split(size)
         with torch.no_grad():
             probabilities = full_precision(self.student.head(self.student.decode(clean)[-1])).softmax(1)
 

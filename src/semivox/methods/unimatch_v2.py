@@ -82,12 +82,13 @@ class UniMatchV2(Method):
             occasional_boxes(unlabelled, settings.cutmix_probability, settings.box_share, draw) for draw in range(2)
         ]
         mixed = [cutmix(view, neighbour, cut) for view, cut in zip(strong, cuts, strict=True)]
-        features = []
-        for draw, level in enumerate(self.student.encode(torch.cat([labelled.image, *mixed]))):
-            clean, first, second = level.split([len(labelled), size, size])
-            features.append(torch.cat([clean, *complementary_dropout(first, second, unlabelled.seeds, draw)]))
-        logits = self.student.head(self.student.decode(features)[-1])
-        supervised, *strong_logits = logits.split([len(labelled), size, size])
+        supervised = self.student(labelled.image)
+        # Apart, as in the public code: in one batch halved features spoil the labelled samples' batch-norm statistics.
+        features = [
+            torch.cat(complementary_dropout(*level.split(size), unlabelled.seeds, draw))
+            for draw, level in enumerate(self.student.encode(torch.cat(mixed)))
+        ]
+        strong_logits = self.student.head(self.student.decode(features)[-1]).split(size)
 
         targets = [[cutmix(each, neighbour, cut) for each in maps] for cut in cuts]
         self.note(student=strong_logits[0], teacher=cutmix(teacher, neighbour, cuts[0]), kept=targets[0][1])
