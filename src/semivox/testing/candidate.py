@@ -1,9 +1,8 @@
 """A method under test: benches to try it on, and short runs of it."""
 
-import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from unittest import mock
 
 from semivox.methods import find_method
 from semivox.methods.method import Method
-from semivox.testing.phantom import TestPhantom, shared_phantom
+from semivox.testing.phantom import TinyPhantom, shared_phantom
 from semivox.testing.processes import TwoProcesses
 from semivox.testing.workbench import Workbench, tiny_config
 from semivox.training.checkpoint import load_checkpoint
@@ -40,7 +39,7 @@ class Candidate:
         return find_method(self.name)
 
     @property
-    def phantom(self) -> TestPhantom:
+    def phantom(self) -> TinyPhantom:
         """What all candidates of this process are tried on."""
         return shared_phantom()
 
@@ -87,11 +86,10 @@ def run_folder() -> Iterator[RunFolder]:
 
 def trained(config: Config, run: RunFolder, power_cuts: Sequence[int] = ()) -> dict[str, Any]:
     """The last checkpoint of a run that died at the given steps, and was resumed each time."""
-    with redirect_stderr(io.StringIO()):  # what a run tells its user is no news here
-        for step in power_cuts:
-            with power_cut_at(step), suppress(PowerCutError):
-                fit(config, run)
-        fit(config, run)
+    for step in power_cuts:
+        with power_cut_at(step), suppress(PowerCutError):
+            fit(config, run)
+    fit(config, run)
     return load_checkpoint(run.last)
 
 

@@ -28,10 +28,8 @@ NETWORKS = {2: "unet", 3: "vnet"}
 
 
 @dataclass(frozen=True)
-class TestPhantom:
+class TinyPhantom:
     """Six training cases of 24x24x16 voxels, two of them labelled, and one validation case."""
-
-    __test__ = False  # for pytest, which would take the name for a group of tests
 
     folder: Path
     hides: bool = True
@@ -68,9 +66,9 @@ class TestPhantom:
         return labels
 
 
-def write_test_phantom(folder: Path) -> TestPhantom:
+def write_tiny_phantom(folder: Path) -> TinyPhantom:
     """Writes the phantom, with and without its hidden labels, into `folder`."""
-    phantom = TestPhantom(folder)
+    phantom = TinyPhantom(folder)
     known = write_phantom(folder / "known" / "phantom", cases=6, labelled=6, validation=1, test=1, size=(24, 24, 16))
     shutil.copytree(known.root, phantom.root)
     hidden: Dataset = known.hide_labels(LABELLED)
@@ -82,11 +80,11 @@ def write_test_phantom(folder: Path) -> TestPhantom:
 
 
 @lru_cache(maxsize=1)
-def shared_phantom() -> TestPhantom:
+def shared_phantom() -> TinyPhantom:
     """One phantom for the whole process, in a temporary folder that goes away with it."""
     folder = Path(tempfile.mkdtemp(prefix="semivox-phantom-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write_test_phantom(folder)
+    return write_tiny_phantom(folder)
 
 
 def tiny_plan(dimensions: int, batch: int = 2, *, width: int = 4, dropout: bool = True) -> Plan:

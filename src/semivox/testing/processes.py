@@ -15,7 +15,7 @@ from torch.multiprocessing import get_context
 from semivox.errors import first_line
 from semivox.methods.method import Terms
 from semivox.testing.altered import pad
-from semivox.testing.phantom import TestPhantom, shared_phantom
+from semivox.testing.phantom import TinyPhantom, shared_phantom
 from semivox.testing.workbench import Workbench
 
 RANKS = 2
@@ -141,7 +141,7 @@ def _serve(rank: int, address: str, phantom: Path, requests: Connection) -> None
         except EOFError:
             return
         try:
-            bench = Workbench(**arguments, phantom=TestPhantom(phantom), rank=rank, devices=RANKS)
+            bench = Workbench(**arguments, phantom=TinyPhantom(phantom), rank=rank, devices=RANKS)
             requests.send(shared_step(bench))
         except Exception as error:
             requests.send(Fault(f"{type(error).__name__}: {first_line(error)}"))

@@ -1,16 +1,17 @@
 """Runs the checks one after another and says how each ended."""
 
 import inspect
+import io
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from semivox.errors import SemivoxError, first_line
+from semivox.errors import SemivoxError, SettingError, first_line
 from semivox.testing.candidate import Candidate
 from semivox.testing.checks import CHECKS
 from semivox.testing.processes import TwoProcesses
@@ -37,6 +38,8 @@ def run_checks(name: str) -> Iterator[Outcome]:
 
     Raises SettingError where there is no such method. Any error in a check is the method's fault.
     """
+    if not __debug__:
+        raise SettingError("methods test: Python runs with -O, which leaves checks out; run it without")
     with one_thread(), TwoProcesses() as processes:
         candidate = Candidate(name, processes=processes)
         candidate.kind  # noqa: B018 - a wrong name is told before anything is tried
@@ -44,7 +47,8 @@ def run_checks(name: str) -> Iterator[Outcome]:
             started = time.monotonic()
             fault = None
             try:
-                check(candidate)
+                with redirect_stderr(io.StringIO()):  # what a run tells its user is no news here
+                    check(candidate)
             except (AssertionError, SemivoxError) as error:
                 fault = str(error).partition("\n")[0]
             except Exception as error:

@@ -14,7 +14,7 @@ from semivox.methods.clock import Clock
 from semivox.methods.method import Stage, Terms
 from semivox.networks.network import Network
 from semivox.sampling.batch import Batch
-from semivox.testing.phantom import TestPhantom, shared_phantom, tiny_plan
+from semivox.testing.phantom import TinyPhantom, shared_phantom, tiny_plan
 from semivox.training.config import Config, MethodChoice, TrainingSettings, method_settings
 from semivox.training.engine import seed_torch
 from semivox.training.fit import build, make_engine, open_store
@@ -31,7 +31,7 @@ def tiny_config(
     dimensions: int = 2,
     *,
     settings: Mapping[str, Any] | None = None,
-    phantom: TestPhantom | None = None,
+    phantom: TinyPhantom | None = None,
     batch: int = 2,
     width: int = 4,
     dropout: bool = True,
@@ -69,7 +69,7 @@ class Workbench:
         *,
         stage: int = 0,
         rank: int = 0,
-        phantom: TestPhantom | None = None,
+        phantom: TinyPhantom | None = None,
         **config: Any,
     ) -> None:
         self.phantom = phantom or shared_phantom()

@@ -10,7 +10,7 @@ import torch
 from semivox.evaluation.overlap import mean_dice
 from semivox.methods.method import Method
 from semivox.testing.candidate import Candidate, run_folder, trained
-from semivox.testing.phantom import TestPhantom
+from semivox.testing.phantom import TinyPhantom
 from semivox.training.config import Config
 from semivox.training.fit import build
 from semivox.training.log import read_log
@@ -93,7 +93,7 @@ def training_config(candidate: Candidate) -> Config:
     )
 
 
-def dice(method: Method, config: Config, phantom: TestPhantom, cases: Iterable[str]) -> float:
+def dice(method: Method, config: Config, phantom: TinyPhantom, cases: Iterable[str]) -> float:
     """Mean foreground Dice over cases whose label the phantom knows."""
     windows = make_windows(config.plan, config.inference, config.training.precision)
     method.eval()

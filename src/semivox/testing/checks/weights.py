@@ -22,6 +22,10 @@ def gradient_reaches_every_trained_weight(candidate: Candidate) -> None:
         reached: set[str] = set()
         for stage in range(candidate.stages):
             bench = candidate.bench(dimensions, stage)
+            for name, average in bench.averages.items():
+                assert not any(p.requires_grad for p in average.parameters()), (
+                    f"{bench.place}: the average '{name}' is trained too; leave its weights without requires_grad"
+                )
             names = {id(parameter): name for name, parameter in bench.method.named_parameters()}
             trainable |= {name for name, p in bench.method.named_parameters() if p.requires_grad}
             for optimiser in bench.optimisers.values():
