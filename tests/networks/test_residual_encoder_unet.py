@@ -76,3 +76,15 @@ def test_stages_begin_with_activations_of_one_size():
     network = make_network("residual_encoder_unet", 2, 1, 2, {"width": 16, "norm": "none", "blocks": [1]}).eval()
     deviations = [feature.std() for feature in network.encode(torch.randn(2, 1, 64, 64))]
     assert all(0.3 < deviation < 30 for deviation in deviations)
+
+
+@pytest.mark.parametrize("upsampling", ["linear", "nearest"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_decoder_may_interpolate_instead_of_transposing(dimensions, upsampling):
+    patch, spacing_mm = (24, 16, 8)[:dimensions], (1.0, 1.0, 3.0)[:dimensions]
+    network = make_network("residual_encoder_unet", dimensions, 1, 2, {"width": 2}, patch=patch, spacing_mm=spacing_mm)
+    features = network.encode(torch.randn(1, 1, *(size - 1 for size in patch)))
+    maps = network.new_decoder(upsampling=upsampling)(features)
+    assert [m.shape for m in maps] == [m.shape for m in network.decode(features)]
+    kinds = {type(layer).__name__ for layer in network.new_decoder(upsampling=upsampling).modules()}
+    assert not any("Transpose" in kind for kind in kinds)

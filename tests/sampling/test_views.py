@@ -181,3 +181,23 @@ def test_autocast_does_not_change_the_views(world, plan):
 
 def test_views_carry_no_gradient(world, plan):
     assert not batch_of(world, plan, (8, 8, 6)).unlabelled.views[1].requires_grad
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_a_stream_can_be_cut_into_samples(world, plan, patch):
+    whole = batch_of(world, plan, patch, views=Views(labelled=("weak", "noisy"), signed_distance=True)).labelled
+    some = whole[1::2]
+    assert len(some) == 2
+    assert (some.case, some.seeds, some.domain, some.task) == (
+        whole.case[1::2],
+        whole.seeds[1::2],
+        whole.domain[1::2],
+        whole.task[1::2],
+    )
+    for name in ("label", "valid", "known", "signed_distance"):
+        assert torch.equal(getattr(some, name), getattr(whole, name)[1::2])
+    for view, part in zip(whole.views, some.views, strict=True):
+        assert torch.equal(part, view[1::2])
+    assert some.pseudo is None
+    ramp = torch.rand(4, *patch)
+    assert torch.equal(some.geometry.apply(ramp[1::2]), whole.geometry.apply(ramp)[1::2])
