@@ -1,6 +1,6 @@
 """Lists the methods, explains one of them with its settings, or tests one.
 
-A test tries all that every method must do on a tiny phantom, in less than a minute, and ends with 1 where a check fails.
+A test tries all that every method must do on a tiny phantom, in less than a minute; exit code 1 where a check fails.
 """
 
 import argparse

@@ -84,10 +84,10 @@ class UniMatchV2(Method):
         mixed = [cutmix(view, neighbour, cut) for view, cut in zip(strong, cuts, strict=True)]
         supervised = self.student(labelled.image)
         # Apart, as in the public code: in one batch halved features spoil the labelled samples' batch-norm statistics.
-        features = [
-            torch.cat(complementary_dropout(*level.split(size), unlabelled.seeds, draw))
-            for draw, level in enumerate(self.student.encode(torch.cat(mixed)))
-        ]
+        features = []
+        for draw, level in enumerate(self.student.encode(torch.cat(mixed))):
+            first, second = level.split(size)
+            features.append(torch.cat(complementary_dropout(first, second, unlabelled.seeds, draw)))
         strong_logits = self.student.head(self.student.decode(features)[-1]).split(size)
 
         targets = [[cutmix(each, neighbour, cut) for each in maps] for cut in cuts]
