@@ -9,7 +9,6 @@ on its last training cases, which are then not trained on. Writes docs/label-stu
 
 import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -123,15 +122,7 @@ def section(out: Path, candidate: Candidate) -> list[str]:
         lines.append(f"| {labelled or 'all'} | {' | '.join(f'{dice:.3f}' for _, dice in points)} |")
     last = {labelled: points[-1][1] for labelled, points in curves.items()}
     gaps = [f"{labelled}: {100 * (last[ALL] - dice):.1f}" for labelled, dice in last.items() if labelled != ALL]
-    minutes = json.dumps(
-        {
-            labelled or "all": round(
-                float(read_log(run_folder(out, candidate, labelled) / "log.csv")[-1]["elapsed_s"]) / 60, 1
-            )
-            for labelled in candidate.labelled
-        }
-    )
-    return [*lines, "", f"Points of Dice below all labels at the end: {', '.join(gaps)}. Minutes: {minutes}.", ""]
+    return [*lines, "", f"Points of Dice below all labels at the end: {', '.join(gaps)}.", ""]
 
 
 def main() -> None:
