@@ -71,8 +71,8 @@ class AlternateDiverseTeaching(Method):
         self.problem = problem
         self.student = problem.network()
         mode, decay = self.settings.teacher_mode, self.settings.average_decay
-        self.first_teacher = problem.average(self.student, decay, buffers=mode == "eval", mode=mode)
-        self.second_teacher = problem.average(self.student, decay, buffers=mode == "eval", mode=mode)
+        self.first_teacher = problem.average(self.student, decay, mode=mode)
+        self.second_teacher = problem.average(self.student, decay, mode=mode)
         self.register_buffer("active", torch.zeros((), dtype=torch.long))
         self.register_buffer("steps_left", torch.zeros((), dtype=torch.long))
 

@@ -14,18 +14,23 @@ class Average(nn.Module):
 
     Calling it never records a gradient, and its weights are never trained.
 
-    Two sound policies exist for batch-norm statistics, and papers use both: `buffers=True, mode="eval"` averages
-    the running statistics along with the weights and uses them; `buffers=False, mode="train"` lets the copy normalise
-    with the statistics of the batch it sees (and keeps dropout active).
+    Two sound policies exist for batch-norm statistics, and papers use both: `mode="eval"` averages the running
+    statistics along with the weights and uses them; `mode="train"` averages parameters only and lets the copy normalise
+    with the statistics of the batch it sees (and keeps dropout active). `buffers` says otherwise what is averaged.
     """
 
     def __init__(
-        self, source: nn.Module, decay: float, *, buffers: bool = True, mode: Literal["train", "eval"] = "eval"
+        self,
+        source: nn.Module,
+        decay: float,
+        *,
+        buffers: bool | None = None,
+        mode: Literal["train", "eval"] = "eval",
     ) -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False)
         self.decay = decay
-        self.buffers_too = buffers
+        self.buffers_too = mode == "eval" if buffers is None else buffers
         self.mode = mode
         self._source = (source,)  # a tuple, so that the source is not registered a second time as a submodule
         self.module.train(mode == "train")

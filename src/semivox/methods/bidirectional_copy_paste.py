@@ -73,7 +73,7 @@ class BidirectionalCopyPaste(Method):
         self.problem = problem
         self.student = problem.network()
         mode = self.settings.teacher_mode
-        self.teacher = problem.average(self.student, self.settings.average_decay, buffers=mode == "eval", mode=mode)
+        self.teacher = problem.average(self.student, self.settings.average_decay, mode=mode)
 
     def stages(self) -> Sequence[Stage]:
         share = self.settings.pretraining_share

@@ -53,12 +53,7 @@ class MeanTeacher(Method):
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.student = problem.network()
-        self.teacher = problem.average(
-            self.student,
-            self.settings.average_decay,
-            buffers=self.settings.teacher_mode == "eval",
-            mode=self.settings.teacher_mode,
-        )
+        self.teacher = problem.average(self.student, self.settings.average_decay, mode=self.settings.teacher_mode)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         labelled, (clean, noisy) = batch.labelled, batch.unlabelled.views

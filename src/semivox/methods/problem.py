@@ -55,7 +55,7 @@ class Problem:
         return network
 
     def average(
-        self, network: nn.Module, decay: float, *, buffers: bool = True, mode: Literal["train", "eval"] = "eval"
+        self, network: nn.Module, decay: float, *, buffers: bool | None = None, mode: Literal["train", "eval"] = "eval"
     ) -> Average:
         """A moving average of `network`; see `Average` for the two policies."""
         return Average(network, decay, buffers=buffers, mode=mode)

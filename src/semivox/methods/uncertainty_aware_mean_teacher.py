@@ -53,7 +53,7 @@ class UncertaintyAwareMeanTeacher(Method):
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.student = problem.network()
-        self.teacher = problem.average(self.student, self.settings.average_decay, buffers=False, mode="train")
+        self.teacher = problem.average(self.student, self.settings.average_decay, mode="train")
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         labelled, (clean, *noisy) = batch.labelled, batch.unlabelled.views

@@ -63,12 +63,7 @@ class UniMatchV2(Method):
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.student = problem.network()
-        self.teacher = problem.average(
-            self.student,
-            self.settings.average_decay,
-            buffers=self.settings.teacher_mode == "eval",
-            mode=self.settings.teacher_mode,
-        )
+        self.teacher = problem.average(self.student, self.settings.average_decay, mode=self.settings.teacher_mode)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         settings, labelled, unlabelled = self.settings, batch.labelled, batch.unlabelled
