@@ -75,7 +75,7 @@ def method_page(name: str, measured: Mapping[str, Any]) -> str:
     """
     Kind = find_method(name)
     first, _, rest = inspect.cleandoc(Kind.__doc__ or "").partition("\n")
-    lines = [f"# {name.replace('_', ' ').capitalize()}", "", first, rest, "", f"*{Kind.paper}*", ""]
+    lines = [f"# {name}", "", first, rest, "", f"*{Kind.paper}*", ""]
     lines += [f"    semivox train DATASET --method {name}", ""]
     if aliases_of(name):
         lines += [f"Also: {', '.join(f'`{alias}`' for alias in aliases_of(name))}.", ""]
