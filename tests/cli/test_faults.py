@@ -414,7 +414,10 @@ def test_a_disk_that_is_nearly_full_is_told_before_anything_is_made(
 CHECKPOINT = "run/checkpoints/last.pt"
 
 RUN: dict[str, tuple[Callable[[], object], str]] = {
-    "unknown field": (lambda: edit_config(lambda c: c["training"].update(lerning_rate=1)), "training.lerning_rate"),
+    "unknown field": (
+        lambda: edit_config(lambda c: c["training"].update(lerning_rate=1)),
+        "unknown field 'lerning_rate'; did you mean 'learning_rate'?",
+    ),
     "wrong type": (lambda: edit_config(lambda c: c["training"].update(learning_rate="abc")), "a valid number"),
     "unknown method": (lambda: edit_config(lambda c: c["method"].update(name="meen_teacher")), "did you mean"),
     "method from a file": (lambda: edit_config(lambda c: c["method"].update(name="evil.py:X")), "name it again"),

@@ -52,8 +52,11 @@ def a_killed_run_resumes_exactly(candidate: Candidate) -> None:
 def training_learns(candidate: Candidate) -> None:
     """In a short run the supervised loss falls, and Dice rises on the unlabelled training cases (whose labels only the
     tester knows) and on a case never seen."""
-    config = training_config(candidate)
+    config = training_config(candidate, TRAINING_STEPS)
     method, _ = build(config, candidate.phantom.dataset)
+    # A stage that begins anew needs steps of its own.
+    steps = TRAINING_STEPS * (1 + len(method.stages())) // 2
+    config = training_config(candidate, steps)
     seen = [case.id for case in candidate.phantom.dataset.unlabelled()]
     unseen = [case.id for case in candidate.phantom.dataset.split("val")]
     before = [dice(method, config, candidate.phantom, cases) for cases in (seen, unseen)]
@@ -64,18 +67,18 @@ def training_learns(candidate: Candidate) -> None:
     first, last = np.mean(supervised[:3]), np.mean(supervised[-3:])
     assert first > 0, "no term's name begins with 'supervised'; name so what learns from labels"
     assert last < FALL * first, (
-        f"the supervised loss only goes from {first:.3f} to {last:.3f} in {TRAINING_STEPS} steps; see that its gradient"
+        f"the supervised loss only goes from {first:.3f} to {last:.3f} in {steps} steps; see that its gradient"
         " is not outweighed: a consistency's weight, a sign"
     )
     after = [dice(method, config, candidate.phantom, cases) for cases in (seen, unseen)]
     for kind, low, high in zip(("unlabelled training cases", "a case never seen"), before, after, strict=True):
         assert high > low + RISE, (
-            f"Dice on {kind} only goes from {low:.3f} to {high:.3f} in {TRAINING_STEPS} steps; see that predict uses"
+            f"Dice on {kind} only goes from {low:.3f} to {high:.3f} in {steps} steps; see that predict uses"
             " what was trained, and that pseudo-labels do not teach background"
         )
 
 
-def training_config(candidate: Candidate) -> Config:
+def training_config(candidate: Candidate, steps: int) -> Config:
     """A run that suffices to learn the phantom, and takes seconds."""
     settings = dict(candidate.settings)
     if "average_decay" in candidate.kind.Settings.model_fields:
@@ -84,11 +87,11 @@ def training_config(candidate: Candidate) -> Config:
         batch=4,
         width=8,
         dropout=False,
-        iterations=TRAINING_STEPS,
+        iterations=steps,
         learning_rate=1e-2,
         schedule="constant",
         foreground_share=1.0,
-        checkpoint_every=TRAINING_STEPS,
+        checkpoint_every=steps,
         log_every=5,
     )
 
