@@ -43,7 +43,7 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate("sunnybrook", (1, 3, ALL), 400, held_out=8),
+    Candidate("sunnybrook", (1, 3, ALL), 500, held_out=8),
     Candidate("acdc", (1, 3, 7, ALL), 1000),
     Candidate("hippocampus", (1, 2, 4, ALL), 400, held_out=16),
     Candidate("la", (2, 4, ALL), 800, held_out=6),
