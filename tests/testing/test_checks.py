@@ -25,7 +25,7 @@ from semivox.testing.checks import (
 
 TERM = '"consistency": weight * softmax_mse(student, teacher, kept),'
 RETURN = "        return (self.teacher,)\n"
-TEACHER = "self.teacher = problem.average(self.student, self.settings.average_decay)"
+TEACHER = 'self.teacher = problem.average(self.student, self.settings.average_decay, mode="train")'
 
 FAULTS = {
     "a negative term": (

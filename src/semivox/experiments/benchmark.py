@@ -462,7 +462,8 @@ def steps_done(cell: Cell, steps: Mapping[Cell, int]) -> int:
 def told(cell: Cell) -> str:
     """A finished cell's Dice."""
     metrics = json.loads(cell.run.metrics.read_text(encoding="utf-8"))
-    return f"Dice {metrics['summary']['mean']['dice']['mean']:.3f}"
+    dice = metrics["summary"]["mean"]["dice"]["mean"]
+    return "no Dice is defined" if dice is None else f"Dice {dice:.3f}"
 
 
 def finished_of(grid: Grid) -> str:

@@ -342,4 +342,3 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(merged.get(name), Mapping) and isinstance(value, Mapping)
         merged[name] = _merge(merged[name], value) if both else value
     return merged
-    return merged

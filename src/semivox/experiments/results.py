@@ -89,7 +89,7 @@ def published(comparison: Comparison) -> TextTable | None:
         (
             group.name,
             *(as_published(BY_KEY[key], getattr(figure, key), group.published.distances) for key in keys),
-            "last" if figure.selection == "last" else f"best on {figure.selection}",
+            figure.selection if figure.selection in ("last", "unknown") else f"best on {figure.selection}",
             figure.mark,
             "; ".join(text for text in (figure.source, figure.note) if text),
         )
