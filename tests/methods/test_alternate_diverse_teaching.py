@@ -159,7 +159,7 @@ def test_the_teachers_normalise_as_their_mode_says(mode):
     method = Workbench(NAME, settings={"teacher_mode": mode}).method
     for teacher in (method.first_teacher, method.second_teacher):
         assert teacher.module.training == (mode == "train")
-        assert teacher.buffers_too == (mode == "eval")
+        assert teacher.mode == mode
 
 
 def test_who_predicts_is_a_setting():

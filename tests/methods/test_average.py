@@ -1,4 +1,4 @@
-"""Moving averages follow the closed form, buffers included, and never die."""
+"""Moving averages follow the closed form, batch-norm statistics as their mode says, and never die."""
 
 import pytest
 import torch
@@ -50,16 +50,16 @@ def test_average_is_never_all_zero_and_never_the_source_itself():
         assert not torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("buffers", [True, False])
-def test_batch_norm_statistics_follow_where_asked(buffers):
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_batch_norm_statistics_follow_where_they_are_used(mode):
     source = network()
-    average = Average(source, decay=0.5, buffers=buffers)
+    average = Average(source, decay=0.5, mode=mode)
     source(torch.randn(4, 1, 8, 8))
     before = average.module[1].running_mean.clone()
     average.update(1)
-    expected = 0.5 * before + 0.5 * source[1].running_mean if buffers else before
+    expected = 0.5 * before + 0.5 * source[1].running_mean if mode == "eval" else before
     torch.testing.assert_close(average.module[1].running_mean, expected)
-    if buffers:
+    if mode == "eval":
         assert average.module[1].num_batches_tracked == source[1].num_batches_tracked
 
 

@@ -44,7 +44,7 @@ def test_the_consistency_pulls_the_student_towards_its_target():
 def test_the_teacher_normalises_and_drops_out_as_its_mode_says(mode):
     bench = Workbench("mean_teacher", settings={"teacher_mode": mode})
     assert bench.method.teacher.module.training is (mode == "train")
-    assert bench.method.teacher.buffers_too is (mode == "eval")
+    assert bench.method.teacher.mode == mode
 
 
 @pytest.mark.parametrize(("evaluate", "name"), [("teacher", "teacher"), ("student", "student")])

@@ -63,11 +63,6 @@ def test_dropout_is_on_in_the_teacher_while_training_and_off_in_prediction():
     assert not any(module.training for module in dropouts)
 
 
-def test_the_average_holds_parameters_only():
-    bench = Workbench(NAME)
-    assert not bench.method.teacher.buffers_too
-
-
 def test_a_teacher_that_is_certain_of_nothing_teaches_nothing():
     bench = Workbench(NAME)
     with torch.no_grad():

@@ -82,7 +82,7 @@ def test_labelled_samples_pass_apart_from_perturbed_ones_and_the_teacher_has_no_
 def test_the_teacher_normalises_as_its_mode_says(mode):
     method = Workbench(NAME, settings={"teacher_mode": mode}).method
     assert method.teacher.module.training == (mode == "train")
-    assert method.teacher.buffers_too == (mode == "eval")
+    assert method.teacher.mode == mode
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])

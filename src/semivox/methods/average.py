@@ -16,21 +16,13 @@ class Average(nn.Module):
 
     Two sound policies exist for batch-norm statistics, and papers use both: `mode="eval"` averages the running
     statistics along with the weights and uses them; `mode="train"` averages parameters only and lets the copy normalise
-    with the statistics of the batch it sees (and keeps dropout active). `buffers` says otherwise what is averaged.
+    with the statistics of the batch it sees (and keeps dropout active).
     """
 
-    def __init__(
-        self,
-        source: nn.Module,
-        decay: float,
-        *,
-        buffers: bool | None = None,
-        mode: Literal["train", "eval"] = "eval",
-    ) -> None:
+    def __init__(self, source: nn.Module, decay: float, *, mode: Literal["train", "eval"] = "eval") -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False)
         self.decay = decay
-        self.buffers_too = mode == "eval" if buffers is None else buffers
         self.mode = mode
         self._source = (source,)  # a tuple, so that the source is not registered a second time as a submodule
         self.module.train(mode == "train")
@@ -57,7 +49,7 @@ class Average(nn.Module):
         weight = 1.0 - average_decay(step, self.decay)
         copies: list[Tensor] = list(self.module.parameters())
         originals = [parameter.detach() for parameter in source.parameters()]
-        if self.buffers_too:
+        if self.mode == "eval":
             for target, original in zip(self.module.buffers(), source.buffers(), strict=True):
                 if target.is_floating_point():
                     copies.append(target)

@@ -54,11 +54,9 @@ class Problem:
             )
         return network
 
-    def average(
-        self, network: nn.Module, decay: float, *, buffers: bool | None = None, mode: Literal["train", "eval"] = "eval"
-    ) -> Average:
+    def average(self, network: nn.Module, decay: float, *, mode: Literal["train", "eval"] = "eval") -> Average:
         """A moving average of `network`; see `Average` for the two policies."""
-        return Average(network, decay, buffers=buffers, mode=mode)
+        return Average(network, decay, mode=mode)
 
     def frozen(self, module: nn.Module) -> nn.Module:
         """`module`, never trained."""
