@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from semivox.errors import ResourceError, RunError
-from semivox.methods.method import Stage
+from semivox.methods import METHODS
+from semivox.methods.method import Optimiser, Stage
 from semivox.methods.supervised import Supervised
 from semivox.training import engine as engine_module
 from semivox.training.checkpoint import load_checkpoint
@@ -83,15 +84,31 @@ class BlowsUp(Supervised):
 
 
 def test_nan_never_reaches_the_weights_and_is_told_after_a_while(make_config, tmp_path, monkeypatch):
-    monkeypatch.setitem(engine_module.__dict__, "MAX_SKIPPED", 3)
-    from semivox.methods import METHODS
-
+    monkeypatch.setattr(engine_module, "MAX_SKIPPED", 3)
     monkeypatch.setitem(METHODS, "blows_up", f"{__name__}:BlowsUp")
     run = started(tmp_path / "run")
     with pytest.raises(RunError, match=r"step 5: the loss has not been finite for 3 steps \(supervised nan\)"):
         fit(make_config("blows_up", iterations=20), run)
     weights = load_checkpoint(run.last)["method"]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values() if tensor.is_floating_point())
+
+
+class HalfBlowsUp(Supervised):
+    """Of its two optimisers one goes on learning when the other's loss is NaN."""
+
+    def steps(self, batch, clock):
+        yield from super().steps(batch, clock)
+        yield "other", lambda: {"other": (self.network(batch.labelled.image) * float("nan")).mean()}
+
+    def optimisers(self):
+        return [*super().optimisers(), Optimiser("other", (self.network,))]
+
+
+def test_an_optimiser_that_stays_nan_is_told_also_where_another_goes_on(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_SKIPPED", 3)
+    monkeypatch.setitem(METHODS, "half_blows_up", f"{__name__}:HalfBlowsUp")
+    with pytest.raises(RunError, match=r"step 3: the loss has not been finite for 3 steps \(other nan\)"):
+        fit(make_config("half_blows_up", iterations=20), started(tmp_path / "run"))
 
 
 def test_out_of_memory_is_one_line_that_names_the_setting(make_config, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -38,7 +39,7 @@ for name in ("lightning.pytorch", "lightning.fabric"):
 warnings.filterwarnings("ignore", module="lightning.pytorch")
 
 MAX_SKIPPED = 20
-"""Consecutive steps with a loss that is not finite after which a run gives up."""
+"""Consecutive steps of one optimiser with a loss that is not finite after which a run gives up."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Engine(lightning.LightningModule):
         self.step = 0
         self.spans = spans(tuple(method.stages()), config.training.iterations)
         self.terms: dict[str, Tensor] = {}
-        self.skipped = 0
+        self.skipped: Counter[str] = Counter()
         self.learning_rate = 0.0
 
     # What is asked of the method -----------------------------------------------------------------------------------
@@ -199,9 +200,9 @@ class Engine(lightning.LightningModule):
             loss = torch.stack([term.float() for term in terms.values()]).sum()
             self.terms.update({key: term.detach() for key, term in terms.items()})
             if not self._all_finite(loss):
-                self._skip(terms)
+                self._skip(name, terms)
                 continue
-            self.skipped = 0
+            self.skipped[name] = 0
             self._set_learning_rate(specification, optimiser, clock)
             optimiser.zero_grad(set_to_none=True)
             self.manual_backward(loss)
@@ -252,9 +253,9 @@ class Engine(lightning.LightningModule):
             torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
         return bool(finite)
 
-    def _skip(self, terms: dict[str, Tensor]) -> None:
-        self.skipped += 1
-        if self.skipped > MAX_SKIPPED:
+    def _skip(self, optimiser: str, terms: dict[str, Tensor]) -> None:
+        self.skipped[optimiser] += 1
+        if self.skipped[optimiser] > MAX_SKIPPED:
             values = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items())
             raise RunError(
                 f"step {self.step}: the loss has not been finite for {MAX_SKIPPED} steps ({values}); lower"
