@@ -289,6 +289,23 @@ def test_only_the_last_stage_stops_for_want_of_patience(make_config, tmp_path, m
     assert (last["stage"], int(last["step"])) == ("all", 9)  # it began at 7, so 8 is too early
 
 
+def test_the_best_model_on_validation_is_one_of_the_last_stage(make_config, tmp_path, monkeypatch):
+    original = Validation.__init__
+    scores = iter([0.9, 0.8, 0.7, 0.3, 0.4, 0.2])
+
+    def scripted(self, run, every, patience, score, log):
+        original(self, run, every, patience, lambda: next(scores), log)
+
+    monkeypatch.setattr(Validation, "__init__", scripted)
+    config = make_config("FourStages", iterations=6, selection="validation", validate_every=1)
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    fit(config, run)
+    assert [row["stage"] for row in read_log(run.log)] == ["a", "b", "b", "c", "d", "d"]
+    best = load_checkpoint(run.best)
+    assert (best["step"], best["dice"]) == (5, 0.4)
+
+
 def test_log_and_progress_say_which_stage_runs_and_when_it_labels(make_config, tmp_path, monkeypatch, capsys):
     config = make_config("self_training_plus", iterations=8, checkpoint_every=1)
     run = killed_at(6, config, tmp_path / "run", monkeypatch)

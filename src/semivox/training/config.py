@@ -76,7 +76,7 @@ class TrainingSettings(Part):
     log_every: int = Field(10, ge=1)
     """Steps between rows of log.csv."""
     selection: Literal["last", "validation"] = "last"
-    """Which weights are kept: those of the last step, or the best on the validation cases."""
+    """Which weights are kept: those of the last step, or the last stage's best on the validation cases."""
     validate_every: int = Field(0, ge=0)
     """Steps between validations; 0: a tenth of the run, where `selection` is validation."""
     patience: int = Field(0, ge=0)

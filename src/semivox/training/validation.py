@@ -12,10 +12,10 @@ from semivox.training.run import RunFolder
 
 
 class Validation(lightning.Callback):
-    """Every `every` steps calls `score()`, the mean Dice of the validation cases; keeps the best weights in best.pt.
+    """Every `every` steps calls `score()`, the mean Dice of the validation cases; keeps the last stage's best weights in
+    best.pt: other stages only lead up to it.
 
-    `patience`: validations without improvement after which training stops; 0 never stops. A stage begins to wait anew,
-    and only the last one stops: others only lead up to it.
+    `patience`: validations of the last stage without improvement after which training stops; 0 never stops.
     """
 
     def __init__(self, run: RunFolder, every: int, patience: int, score: Callable[[], float], log: Log) -> None:
@@ -31,7 +31,7 @@ class Validation(lightning.Callback):
         if self.run.best.exists():
             content = load_checkpoint(self.run.best)
             # A best of later than the checkpoint will be found again.
-            if content["step"] <= engine.step:
+            if engine.spans[-1].start < content["step"] <= engine.step:
                 self.best, self.best_step = content["dice"], content["step"]
 
     def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
@@ -43,10 +43,13 @@ class Validation(lightning.Callback):
             dice = self.score()
         engine.method.train()
         self.journal.extra["validation/dice"] = dice
+        last_began = engine.spans[-1].start
+        if engine.step <= last_began:
+            return
         if dice > self.best:
             self.best, self.best_step = dice, engine.step
             content = {"step": engine.step, "dice": dice, "method": engine.method.state_dict()}
             save_checkpoint(self.run.best, content)
-        elif self.patience and engine.span == engine.spans[-1]:
-            waited = engine.step - max(self.best_step, engine.span.start)
+        elif self.patience:
+            waited = engine.step - max(self.best_step, last_began)
             trainer.should_stop = waited >= self.patience * self.every
