@@ -201,7 +201,7 @@ def test_every_stage_starts_from_the_first_weights_and_its_average_anew(make_con
 
     def prepare_stage(method, stage, tools):
         prepare(method, stage, tools)
-        state = [m.state_dict() for m in (method.network, method.initial, method.average.module)]
+        state = [m.state_dict() for m in (method.network, method.initial.module, method.average.module)]
         same = [all(torch.equal(state[0][name], other[name]) for name in other) for other in state[1:]]
         begun.append((stage.name, *same))
 
@@ -234,7 +234,7 @@ def test_weights_to_begin_from_serve_every_stage(make_config, made, tmp_path):
     given = load_model(donor.path).method.average.module.state_dict()
     method, _ = made("self_training_plus")
     initialise(method, donor.path)
-    for network in (method.network, method.average.module, method.initial):
+    for network in (method.network, method.average.module, method.initial.module):
         assert all(torch.equal(tensor, given[name]) for name, tensor in network.state_dict().items())
 
 
@@ -249,7 +249,7 @@ def test_snapshots_hold_the_average_after_each_third_of_the_first_stage(made):
         shake(method.network, 100 + step)
         method.after_step(Clock(9 + step, 30, "reliable", step, 9))
     for snapshot, step in zip(method.snapshots, (2, 5), strict=True):
-        assert all(torch.equal(tensor, averages[step][name]) for name, tensor in snapshot.state_dict().items())
+        assert all(torch.equal(tensor, averages[step][name]) for name, tensor in snapshot.module.state_dict().items())
 
 
 class Told:

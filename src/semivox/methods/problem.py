@@ -9,6 +9,7 @@ from semivox.data.labels import LabelMap
 from semivox.errors import SettingError
 from semivox.losses.supervised import supervised_loss
 from semivox.methods.average import Average
+from semivox.methods.frozen import Frozen
 from semivox.networks import make_network
 from semivox.networks.network import Network
 from semivox.planning.plan import Plan
@@ -58,9 +59,9 @@ class Problem:
         """A moving average of `network`; see `Average` for the two policies."""
         return Average(network, decay, mode=mode)
 
-    def frozen(self, module: nn.Module) -> nn.Module:
-        """`module`, never trained."""
-        return module.requires_grad_(False).eval()
+    def frozen(self, module: nn.Module) -> Frozen:
+        """`module`, never trained and always in evaluation mode."""
+        return Frozen(module)
 
     def supervised_loss(self, logits: Tensor, stream: Stream, weight: Tensor | None = None) -> Tensor:
         """The supervised term of every method: ½ (cross-entropy + Dice) on a labelled stream.

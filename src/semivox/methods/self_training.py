@@ -74,7 +74,7 @@ class SelfTraining(Method):
 
     def afresh(self, name: str, share: float) -> Stage:
         """A stage in which a new network learns from labels and stored pseudo-labels."""
-        return Stage(name, share, pseudo=True, initialise={"network": "initial"}, keep_optimisers=False)
+        return Stage(name, share, pseudo=True, initialise={"network": "initial.module"}, keep_optimisers=False)
 
     def prepare_stage(self, stage: Stage, tools: StageTools) -> None:
         if stage.pseudo:
@@ -177,7 +177,7 @@ class SelfTrainingPlus(SelfTraining):
         if clock.stage == "labelled":
             for third, snapshot in enumerate(self.snapshots, start=1):
                 if clock.stage_step + 1 == max(round(third * clock.stage_iterations / 3), 1):
-                    snapshot.load_state_dict(self.average.module.state_dict())
+                    snapshot.load_state_dict(self.average.state_dict())
 
 
 def argmax(tools: StageTools, case: Case, function: Predictor) -> np.ndarray:
