@@ -199,12 +199,13 @@ class _Steps:
                 f"case {case}: {error}; check the space left in {self.outputs.folder} and who may write there"
             )
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self.faults.append(
                 f"case {case}: {files[0]}: out of memory; predict fewer windows per batch, or on another device"
             )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch or Python means that memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

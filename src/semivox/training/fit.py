@@ -18,6 +18,7 @@ from semivox.data.case import Dataset
 from semivox.data.joining import read_datasets
 from semivox.errors import ResourceError, RunError, SemivoxError
 from semivox.evaluation.overlap import mean_dice
+from semivox.inference.pipeline import is_out_of_memory
 from semivox.methods import find_method
 from semivox.methods.average import Average
 from semivox.methods.method import Method
@@ -217,7 +218,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     remaining = len([span for span in engine.spans if span.end > engine.step])
     try:
         make_trainer(training, callbacks, remaining).fit(engine)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
@@ -282,12 +283,6 @@ def _fit_rank(rank: int, config: Config, run: RunFolder, port: int, errors: "Sim
     except (SemivoxError, Interrupted) as error:
         errors.put(error)
         raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that memory ran out."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
 
 
 class _RestoreOptimisers(lightning.Callback):
