@@ -31,7 +31,7 @@ from semivox.sampling.views import make_batch
 from semivox.training.checkpoint import DOES_NOT_FIT, load_method
 from semivox.training.config import Config, TrainingSettings
 from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
-from semivox.training.optimisation import learning_rate_factor, make_optimiser
+from semivox.training.optimisation import base_learning_rate, learning_rate_factor, make_optimiser
 
 # What Lightning says of devices, averages in eval mode and epochs is no news to our users.
 for name in ("lightning.pytorch", "lightning.fabric"):
@@ -163,7 +163,6 @@ class Engine(lightning.LightningModule):
 
         All of it follows from what the checkpoint before it holds, so that a run killed in here begins it again alike.
         """
-        self._take_state_of_rank_0()
         seed = seed_of(self.config.seed, "stage", span.start)
         torch.manual_seed(seed)
         modules = dict(self.method.named_modules())
@@ -210,13 +209,14 @@ class Engine(lightning.LightningModule):
             self._clip(optimiser)
             optimiser.step()
         self.method.after_step(clock)
+        self._take_buffers_of_rank_0()
         self.step += 1
 
     # Details ---------------------------------------------------------------------------------------------------------
 
     def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> None:
         training = self.config.training
-        base = specification.learning_rate or training.learning_rate
+        base = base_learning_rate(specification, training)
         start, end = next(steps for steps in schedules(self.spans) if clock.step < steps[1])
         schedule = specification.schedule or training.schedule
         rate = base * learning_rate_factor(clock.step - start, end - start, schedule, training)
@@ -224,15 +224,20 @@ class Engine(lightning.LightningModule):
             group["lr"] = rate
         self.learning_rate = rate
 
-    def _take_state_of_rank_0(self) -> None:
-        """Gives every rank the state of rank 0, which is what a checkpoint holds: batch-norm statistics differ."""
-        if self.trainer.world_size == 1:
+    def _take_buffers_of_rank_0(self) -> None:
+        """Gives every rank the buffers of rank 0, as one flat message; torch's own data parallelism does the same.
+
+        Ranks see other samples, so that their batch-norm statistics would drift apart, while a checkpoint holds one
+        state. Parameters need no message: equal ones and averaged gradients stay equal.
+        """
+        buffers = list(self.method.buffers())
+        if self.trainer.world_size == 1 or not buffers:
             return
-        for value in self.method.state_dict().values():
-            if isinstance(value, Tensor):
-                flat = value.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
-                torch.distributed.broadcast(flat, 0)
-                value.copy_(flat.view(value.dtype).view(value.shape))
+        parts = [buffer.flatten().view(torch.uint8) for buffer in buffers]
+        flat = torch.cat(parts)
+        torch.distributed.broadcast(flat, 0)
+        for buffer, part in zip(buffers, flat.split([part.numel() for part in parts]), strict=True):
+            buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))  # cloned: a view must be aligned
 
     def _origin_of_labels(self) -> str:
         """A digest of all that pseudo-labels made now follow from: weights and settings."""

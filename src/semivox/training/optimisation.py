@@ -14,7 +14,7 @@ def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torc
     parameters: dict[int, torch.nn.Parameter] = {}
     for module in specification.modules:
         parameters |= {id(p): p for p in module.parameters() if p.requires_grad}
-    rate = specification.learning_rate or training.learning_rate
+    rate = base_learning_rate(specification, training)
     kind = specification.kind or training.optimiser
     decay = training.weight_decay
     if kind == "sgd":
@@ -28,6 +28,11 @@ def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torc
         )
     Kind = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
     return Kind(parameters.values(), lr=rate, weight_decay=decay, foreach=True)
+
+
+def base_learning_rate(specification: Optimiser, training: TrainingSettings) -> float:
+    """What the schedule multiplies: the optimiser's own rate, which may be 0, else the run's."""
+    return training.learning_rate if specification.learning_rate is None else specification.learning_rate
 
 
 def learning_rate_factor(step: int, steps: int, schedule: str, training: TrainingSettings) -> float:
