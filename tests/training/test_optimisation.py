@@ -10,7 +10,7 @@ from semivox.training.optimisation import base_learning_rate, make_optimiser
 
 @pytest.mark.parametrize(("own", "expected"), [(None, 0.02), (0.1, 0.1), (0.0, 0.0)])
 def test_an_optimisers_own_learning_rate_counts_even_where_it_is_zero(own, expected):
-    training = TrainingSettings(learning_rate=0.02)
+    training = TrainingSettings(iterations=1, learning_rate=0.02)
     specification = Optimiser("main", (nn.Linear(1, 1),), learning_rate=own)
     assert base_learning_rate(specification, training) == expected
     (group,) = make_optimiser(specification, training).param_groups
