@@ -8,7 +8,8 @@ from slow_pseudo_labels import cut, dice, log_likelihoods, softmax
 from semivox.errors import SettingError
 from semivox.methods import find_method
 from semivox.methods.model import build_method
-from semivox.methods.unimatch import occasional_boxes
+from semivox.methods.unimatch import UniMatch, occasional_boxes
+from semivox.planning.demand import DECODER_PASS
 from semivox.planning.plan import NetworkChoice
 from semivox.sampling.draws import generator
 from semivox.testing import Workbench
@@ -85,6 +86,12 @@ def test_the_label_is_decoded_from_whole_features_without_gradient():
     bench.losses(bench.batch())
     assert encoded == [4, 12], "labelled apart; two strong views and the weak one together"
     assert sorted(seen) == [(4, False), (4, True), (12, True)]
+
+
+def test_the_demand_counts_three_whole_streams_and_a_decoder_for_the_labels():
+    demand = UniMatch.demand(UniMatch.Settings())
+    assert demand.unlabelled_forwards == 3
+    assert 0 < demand.teacher_forwards == DECODER_PASS < 1
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])

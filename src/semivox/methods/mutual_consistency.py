@@ -11,16 +11,13 @@ from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
 from semivox.networks.network import Network
-from semivox.planning.demand import Demand, Views
+from semivox.planning.demand import DECODER_PASS, DECODER_WEIGHTS, Demand, Views
 from semivox.sampling.batch import Batch
 
 UPSAMPLINGS = ("transposed", "linear", "nearest")
 """Of the decoders after the first: those that the network's own decoder does not have, in this order."""
 PUBLISHED_WEIGHTS = {2: (1.0, 0.1), 3: (0.5, 1.0)}
 """Dimensions → (λ_d, λ_max): the public scripts for ACDC and for LA."""
-DECODER_PASS, DECODER_WEIGHTS = 0.8, 0.3
-"""A further decoder in units of a network. Of a pass: U-Net 0.6 of its operations, V-Net 1.2, of what both keep about
-0.6. Of the weights: 0.3 to 0.4."""
 
 
 class MutualConsistency(Method):

@@ -12,7 +12,7 @@ from semivox.losses.reduction import full_precision
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
-from semivox.planning.demand import Demand, Views
+from semivox.planning.demand import DECODER_PASS, Demand, Views
 from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.features import channel_dropout
 from semivox.sampling.intensity import Shares
@@ -62,8 +62,8 @@ class UniMatch(Method):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        # The forward without gradient is that of the decoder alone.
-        return Demand(views=cls.views, averages=1, unlabelled_forwards=3, teacher_forwards=1)
+        # Labels are decoded from features that the third stream has encoded.
+        return Demand(views=cls.views, averages=1, unlabelled_forwards=3, teacher_forwards=DECODER_PASS)
 
     def build(self, problem: Problem) -> None:
         self.problem = problem

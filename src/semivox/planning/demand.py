@@ -6,6 +6,10 @@ KINDS = ("plain", "weak", "noisy", "strong")
 """`plain`: the crop as it is. `weak`: flips, turns and small affine changes. `noisy`: the weak view plus clipped
 Gaussian noise. `strong`: the weak view plus strong intensity changes. All views of a sample share one geometry."""
 
+DECODER_PASS, DECODER_WEIGHTS = 0.8, 0.3
+"""A decoder in units of a network. Of a pass: U-Net 0.6 of its operations, V-Net 1.2, of what both keep about 0.6. Of
+the weights: 0.3 to 0.4."""
+
 
 @dataclass(frozen=True)
 class Views:
