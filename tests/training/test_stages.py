@@ -2,7 +2,6 @@
 
 import os
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,31 +246,6 @@ def test_two_processes_go_on_where_one_was_killed_while_labelling(make_config, t
     assert content["step"] == 4
     for name, tensor in whole["method"].items():
         torch.testing.assert_close(content["method"][name], tensor, rtol=1e-4, atol=1e-6)
-
-
-def test_a_stage_begins_on_every_rank_with_the_state_of_rank_0(make_config, monkeypatch):
-    """Which is what a checkpoint holds; ranks have batch-norm statistics of their own."""
-    config = make_config("self_training")
-    settings = {**config.plan.network.settings, "norm": "batch"}
-    plan = config.plan.model_copy(update={"network": config.plan.network.model_copy(update={"settings": settings})})
-    dataset = training_data(read_data(config.data), None)
-    of_rank_0, mine = (build(config.model_copy(update={"plan": plan, "seed": i}), dataset)[0] for i in range(2))
-    assert any(not tensor.is_contiguous() for tensor in mine.state_dict().values())
-    with torch.no_grad():
-        for buffer in of_rank_0.buffers():
-            buffer.add_(1)
-    sent = iter(of_rank_0.state_dict().values())
-
-    def broadcast(flat, source):
-        assert source == 0
-        flat.copy_(next(sent).contiguous().view(-1).view(torch.uint8))
-
-    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
-    engine = make_engine(config, dataset, open_store(config, dataset), mine)
-    trainer = SimpleNamespace(world_size=2)
-    engine.trainer = trainer
-    engine._take_state_of_rank_0()
-    assert_equal(dict(mine.state_dict()), dict(of_rank_0.state_dict()))
 
 
 def test_only_the_last_stage_stops_for_want_of_patience(make_config, tmp_path, monkeypatch):
