@@ -114,6 +114,17 @@ def test_each_of_four_scales_has_a_head_its_disturbance_and_full_size(dimensions
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_heads_have_no_dropout_beside_the_pyramids_own(dimensions):
+    method = with_network(dimensions, name="vnet", dropout=0.5, levels=4, width=4).train()
+    maps = [torch.ones(1, channels, *[4] * dimensions) for channels in method.network.map_channels]
+    heads = [*method.coarse_heads, method.network.head]
+    assert len(heads) == len(maps)
+    for head, features in zip(heads, maps, strict=True):
+        assert torch.equal(head(features), head(features))
+    assert method.network.encoder.dropout.p == 0.5
+
+
 def test_every_scale_is_supervised_at_full_resolution():
     bench = Workbench(NAME, dropout=False)
     batch = bench.batch()

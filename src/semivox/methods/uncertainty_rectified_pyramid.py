@@ -15,6 +15,7 @@ from semivox.losses.uncertainty import log_mean
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
+from semivox.networks.layers import without_dropout
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
 from semivox.sampling.features import channel_dropout, dropout, feature_drop, feature_noise
@@ -39,9 +40,9 @@ class UncertaintyRectifiedPyramid(Method):
     by dropout, feature drop, feature noise and nothing; 3-D by channel dropout of 0.5, 0.3, 0.2, 0.1.
 
     Where we differ from the public scripts: their 3-D dropout lies on the decoder's path, so that finer maps feel it
-    too, here before the heads, as in 2-D; feature noise is drawn per sample, there once for the batch; a network's own
-    dropout stays. A network with fewer decoder maps has fewer scales. They evaluate the finest head; so do we,
-    undisturbed, as a moving average of the weights.
+    too, here before the heads, as in 2-D; feature noise is drawn per sample, there once for the batch. As there, heads
+    have no dropout of their own; that within the network stays. A network with fewer decoder maps has fewer scales.
+    They evaluate the finest head; so do we, undisturbed, as a moving average of the weights.
     """
 
     class Settings(MethodSettings):
@@ -73,6 +74,8 @@ class UncertaintyRectifiedPyramid(Method):
                 " needs two; give it more levels in plan.network.settings (levels or strides) or choose a larger patch"
             )
         self.coarse_heads = nn.ModuleList(self.network.new_head(problem.classes, level) for level in range(-scales, -1))
+        for head in (*self.coarse_heads, self.network.classifier):
+            without_dropout(head)
         *coarse, finest = PERTURBATIONS[problem.dimensions]
         self.perturbations = (*coarse[: scales - 1], finest)
         self.average = problem.average(self.network, self.settings.average_decay)

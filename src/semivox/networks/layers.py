@@ -27,6 +27,14 @@ AVERAGE_POOLS: Layers = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
+def without_dropout(module: nn.Module) -> nn.Module:
+    """`module`, whose dropout layers drop nothing from now on; its weights stay."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
+            layer.p = 0.0
+    return module
+
+
 def convolution(
     dimensions: int, inputs: int, outputs: int, kernel: int | Sequence[int] = 3, stride: int | Sequence[int] = 1
 ) -> nn.Module:
