@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from semivox.methods.model import save_model
 from semivox.testing import Workbench
+from semivox.training.fit import initialise
 
 NAME = "cross_pseudo_supervision"
 
@@ -41,6 +43,20 @@ def test_the_two_networks_begin_with_different_weights():
     bench = Workbench(NAME)
     pairs = zip(bench.method.first.parameters(), bench.method.second.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in pairs)
+
+
+def test_weights_to_begin_from_fill_the_first_network_alone(tmp_path):
+    donor, bench = Workbench("supervised", seed=1), Workbench(NAME)
+    known = {"channels": ("image",), "tasks": {}, "file_ending": ".nii.gz", "facts": {"method": "supervised"}}
+    save_model(tmp_path, donor.method, donor.problem, **known)
+    second = {name: tensor.clone() for name, tensor in bench.method.second.state_dict().items()}
+    initialise(bench.method, tmp_path)
+    given = donor.method.average.module.state_dict()
+    pairs = (("first", given), ("first_average.module", given), ("second", second), ("second_average.module", second))
+    for place, expected in pairs:
+        state = bench.method.get_submodule(place).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items()), place
+    assert not torch.equal(given["encoder.blocks.0.0.weight"], second["encoder.blocks.0.0.weight"])
 
 
 def test_the_setting_says_who_predicts():

@@ -91,16 +91,18 @@ def build(config: Config, dataset: Dataset) -> tuple[Method, Problem]:
 
 
 def initialise(method: Method, run: Path) -> None:
-    """Gives every network of `method` the weights of the first network of another run's model."""
+    """Gives the first network of `method`, and those that begin as copies of it, the weights of the first network of
+    another run's model. Networks that begin otherwise stay as they are: a method has several because they differ."""
     donor = load_model(run).method.inference_modules()[0].state_dict()
     donor = {name.removeprefix("module."): tensor for name, tensor in donor.items()}
-    for network in method.modules():
-        if not isinstance(network, Network):
-            continue
-        own = network.state_dict()
-        if own.keys() != donor.keys() or any(own[name].shape != donor[name].shape for name in own):
-            raise RunError(f"--init-from {run}: its network differs from this run's; give the same plan and network")
-        network.load_state_dict(donor)
+    networks = [module for module in method.modules() if isinstance(module, Network)]
+    own = {name: tensor.clone() for name, tensor in networks[0].state_dict().items()}
+    if own.keys() != donor.keys() or any(own[name].shape != donor[name].shape for name in own):
+        raise RunError(f"--init-from {run}: its network differs from this run's; give the same plan and network")
+    for network in networks:
+        state = network.state_dict()
+        if state.keys() == own.keys() and all(torch.equal(state[name], own[name]) for name in own):
+            network.load_state_dict(donor)
 
 
 def make_engine(
