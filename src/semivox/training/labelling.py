@@ -1,10 +1,10 @@
 """Pseudo-labels of a run: how a stage makes them, and where they lie.
 
     RUN/pseudo_labels/STAGE/
-      made_from.json   a digest of the weights and settings that label; labels of others are thrown away
-      CASE.npy         uint8 (X, Y, Z) on the prepared grid
-      CASE.json        its reliability; written last: where it is, the label is whole
-      kept.json        the cases that the stage trains on, where not all are
+      made_from.json    a digest of the weights and settings that label; labels of others are thrown away
+      cases/CASE.npy    uint8 (X, Y, Z) on the prepared grid
+      cases/CASE.json   its reliability; written last: where it is, the label is whole
+      kept.json         the cases that the stage trains on, where not all are
 
 Every file is written in one step, so that a process killed half-way leaves only whole ones.
 """
