@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semivox.errors import RunError
 from semivox.methods import METHODS
@@ -132,6 +134,20 @@ def test_log_has_each_step_once_after_a_resume(make_config, tmp_path, monkeypatc
     assert [int(row["step"]) for row in read_log(run.log)] == [0, 1, 2, 3, 4]
     fit(config, run)
     assert [int(row["step"]) for row in read_log(run.log)] == list(range(6))
+
+
+def test_tensorboard_has_each_step_once_after_a_resume_and_no_name_of_the_host(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "ward7")
+    config = make_config(iterations=6, checkpoint_every=4)
+    run = killed_at(5, config, tmp_path / "run", monkeypatch)
+    fit(config, run)
+    files = list((run.path / "tensorboard").iterdir())
+    assert len(files) == 2
+    assert not any("ward7" in file.name or b"ward7" in file.read_bytes() for file in files)
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    losses = events.Scalars("loss")
+    assert [loss.step for loss in losses] == list(range(6))
+    assert [loss.value for loss in losses] == pytest.approx([float(row["loss"]) for row in read_log(run.log)], rel=1e-4)
 
 
 def test_death_while_a_checkpoint_is_written_leaves_the_one_before(make_config, tmp_path, monkeypatch):

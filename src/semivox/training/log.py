@@ -12,6 +12,7 @@ from torch import Tensor
 from semivox.atomic import atomic_path
 from semivox.errors import RunError
 from semivox.training.engine import Engine
+from semivox.training.tensorboard import EventFile
 
 
 def health(notes: dict[str, Tensor], class_names: tuple[str, ...]) -> dict[str, float]:
@@ -66,8 +67,6 @@ class Log(lightning.Callback):
         self.elapsed_before_s = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, engine: Engine) -> None:  # type: ignore[override]
-        from torch.utils.tensorboard import SummaryWriter
-
         self.rows: list[dict[str, Any]] = []
         if engine.step and self.path.exists():
             self.rows = [dict(row) for row in read_log(self.path) if int(row["step"]) < engine.step]
@@ -75,7 +74,7 @@ class Log(lightning.Callback):
             self.elapsed_before_s = float(self.rows[-1]["elapsed_s"])
         self.names = [column for row in self.rows[:1] for column in row]
         self._rewrite()
-        self.writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=engine.step or None)
+        self.events = EventFile(self.path.parent / "tensorboard", engine.step)
         self.started = self.last_time = time.monotonic()
         self.last_step = engine.step
 
@@ -119,8 +118,7 @@ class Log(lightning.Callback):
         else:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.names, restval="").writerow(row)
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        self.events.add(values, step)
 
     def _rewrite(self) -> None:
         with atomic_path(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -129,4 +127,4 @@ class Log(lightning.Callback):
             writer.writerows(self.rows)
 
     def on_train_end(self, trainer: lightning.Trainer, engine: Engine) -> None:  # type: ignore[override]
-        self.writer.close()
+        self.events.close()
