@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from semivox.errors import SettingError
-from semivox.testing import CHECKS, Candidate, run_checks
+from semivox.testing import CHECKS, Candidate, Workbench, run_checks
 from semivox.testing.checks import (
     a_batch_may_lack_classes_labels_and_voxels,
     a_killed_run_resumes_exactly,
@@ -22,6 +22,7 @@ from semivox.testing.checks import (
     training_learns,
     two_processes_give_the_loss_and_gradient_of_one,
 )
+from semivox.testing.checks.weights import TURNS
 
 TERM = '"consistency": weight * softmax_mse(student, teacher, kept),'
 RETURN = "        return (self.teacher,)\n"
@@ -184,6 +185,24 @@ def test_a_fault_is_named(check, changes, message, user_method, two_processes):
     candidate = Candidate(user_method(header, *changes), processes=two_processes)
     with pytest.raises(AssertionError, match=message):
         check(candidate)
+
+
+def test_averages_are_watched_within_one_stage_however_short_it_is(user_method, monkeypatch):
+    seen = []
+    original = Workbench.train_step
+
+    def train_step(bench, batch):
+        seen.append(bench.stage.name)
+        original(bench, batch)
+
+    monkeypatch.setattr(Workbench, "train_step", train_step)
+    stages = "    def stages(self):\n        return (Stage('short', 1), Stage('long', 9))\n"
+    still = "    def after_step(self, clock):\n        pass\n"
+    header = ("import torch\n", "import torch\nfrom semivox.methods.method import Stage\n")
+    candidate = Candidate(user_method(header, (RETURN, f"{RETURN}\n{stages}\n{still}")))
+    with pytest.raises(AssertionError, match="never move"):
+        averages_follow_their_sources(candidate)
+    assert seen == ["short"] * TURNS + ["long"] * TURNS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

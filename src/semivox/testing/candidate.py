@@ -1,5 +1,6 @@
 """A method under test: benches to try it on, and short runs of it."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -61,6 +62,11 @@ class Candidate:
     def config(self, **changes: Any) -> Config:
         """The config of a short 2-D run."""
         return tiny_config(self.name, settings=self.settings, **changes)
+
+    def steps_of_run(self, steps: int) -> int:
+        """Steps of a run of which each stage has at least `steps`."""
+        shares = [stage.share for stage in self.bench().method.stages()]
+        return math.ceil((steps + 1) * sum(shares) / min(shares))  # one more, for stages end at whole steps
 
     def short_config(self, **changes: Any) -> Config:
         """A run with two steps or more in each stage that saves after every step."""

@@ -50,8 +50,9 @@ def averages_follow_their_sources(candidate: Candidate) -> None:
     """
     waiting: set[str] = set()
     moved: set[str] = set()
+    steps = candidate.steps_of_run(2 * TURNS)  # benches stand in the middle of a stage
     for stage in range(candidate.stages):
-        bench = candidate.bench(stage=stage, iterations=TURNS * candidate.stages)
+        bench = candidate.bench(stage=stage, iterations=steps)
         batch = bench.batch()
         waiting |= set(bench.averages)
         for step in range(TURNS):
