@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from semivox.experiments.protocol import protocol_names, read_protocol
+from semivox.experiments.protocol import read_protocol
+from semivox.experiments.shipped import protocol_names
 from semivox.methods import ALIASES, METHODS, find_method
 from semivox.networks import make_network
 from semivox.planning.plan import Plan
@@ -86,6 +87,18 @@ def test_the_published_lists_are_whole_and_share_nobody(name, train, val, test):
     (lists,) = read_protocol(name).data.lists.values()
     assert (len(lists.train), len(lists.val), len(lists.test)) == (train, val, test)
     assert len({*lists.train, *lists.val, *lists.test}) == train + val + test
+
+
+@pytest.mark.parametrize("method", ["unimatch", "alternate_diverse_teaching", "self_training", "self_training_plus"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_strong_view_changes_brightness_and_contrast_by_half_and_no_gamma(name, method):
+    strong = read_protocol(name).recipe(method).views.strong
+    assert (strong.contrast, strong.contrast_probability) == ((0.5, 1.5), 0.8)
+    assert (strong.brightness, strong.brightness_probability) == ((-0.5, 0.5), 0.8)
+    assert strong.gamma_probability == strong.resolution_probability == 0
+    jitter_and_noise = (name, method) == ("la", "alternate_diverse_teaching")
+    assert (strong.blur_probability, strong.noise_probability) == ((0, 0.2) if jitter_and_noise else (0.5, 0))
+    assert read_protocol(name).recipe("fixmatch").views.strong != strong
 
 
 def test_the_cheaper_protocol_has_the_plan_of_the_label_study():
