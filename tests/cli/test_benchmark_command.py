@@ -1,5 +1,7 @@
 """`semivox benchmark` as a user types it: what is printed, and the exit codes."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +48,18 @@ def test_only_what_is_given_is_passed_on(called):
         "development": True,
         "settings": ["mt.ramp_share=1"],
     }
+
+
+def test_help_names_the_shipped_protocols_without_importing_torch():
+    code = (
+        "import sys\n"
+        "from semivox.cli import main\n"
+        "try: main(['benchmark', '--help'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "acdc, acdc_cpu, hippocampus_cpu" in " ".join(done.stdout.split())
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_failed_cells_are_named_and_make_exit_code_1(called, capsys):

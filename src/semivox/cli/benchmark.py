@@ -15,6 +15,7 @@ from semivox.cli import add_settings, count
 from semivox.cli.tables import in_terminal
 from semivox.cli.train import parse_labelled
 from semivox.errors import SettingError
+from semivox.experiments.shipped import protocol_names
 
 EXAMPLE = """
   semivox benchmark hippocampus_cpu --data data --method mean_teacher cps --seeds 3
@@ -29,11 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.argument_default = argparse.SUPPRESS
     add = parser.add_argument
-    add(
-        "protocol",
-        metavar="PROTOCOL",
-        help="the name of one, or a YAML file; a wrong name is answered with all there are",
-    )
+    add("protocol", metavar="PROTOCOL", help=f"{', '.join(protocol_names())}, or a YAML file")
     add("--method", dest="methods", nargs="+", metavar="NAME", help="see `semivox methods`, or path/to/file.py:Class")
     add("--seeds", type=count, metavar="N", help="runs of each row, with seeds 0 to N-1 (default: 3)")
     add("--data", type=Path, metavar="ROOT", help="the folder that holds the data sets (default: $SEMIVOX_DATA)")

@@ -18,7 +18,6 @@ names are those of config.yaml, so that a line can be copied from a run to a pro
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -28,6 +27,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from semivox.data.case import Case, Dataset
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError, first_line, unknown
+from semivox.experiments.shipped import SHIPPED, protocol_names
 from semivox.methods import ALIASES, method_names, registered_name
 from semivox.planning.plan import Plan
 from semivox.progress import say
@@ -220,18 +220,13 @@ class Protocol(Part):
         return found
 
 
-def protocol_names() -> list[str]:
-    """Names of the protocols that are shipped."""
-    return sorted(path.name.removesuffix(".yaml") for path in _shipped().iterdir() if path.name.endswith(".yaml"))
-
-
 def read_protocol(name: str | Path) -> Protocol:
     """The protocol of this name, or in this file. Raises SettingError in one line where it is none."""
     text = str(name)
     is_file = text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
     if not is_file and text not in protocol_names():
         raise unknown("protocol", text, protocol_names())
-    path = Path(text).resolve() if is_file else _shipped() / f"{text}.yaml"
+    path = Path(text).resolve() if is_file else SHIPPED / f"{text}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -309,10 +304,6 @@ def _listed(names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
-
-
-def _shipped() -> Any:
-    return files("semivox") / "protocols"
 
 
 def _with_files(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
