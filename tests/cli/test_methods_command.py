@@ -46,6 +46,32 @@ def test_each_check_is_a_line_and_all_passed_is_0(quick, capsys):
     assert last == f"mean_teacher: all {len(quick)} checks passed"
 
 
+def test_a_method_is_tried_with_the_settings_that_are_given(monkeypatch, capsys):
+    seen = []
+
+    def a_look(candidate):
+        seen.append(candidate.bench().method.settings.consistency_weight)
+
+    monkeypatch.setattr(report, "CHECKS", [a_look])
+    assert main(["methods", "test", "mean_teacher", "-s", "consistency_weight=0.25", "ramp_share=0"]) == 0
+    assert seen == [0.25]
+
+
+MISTAKEN_SETTINGS = {
+    "test mean_teacher -s consistency_wait=1": "did you mean 'consistency_weight'?",
+    "test mean_teacher -s consistency_weight=-1": "consistency_weight: input should be greater than or equal to 0",
+    "test mean_teacher -s training.iterations=5": "-s training.iterations: the phantom's runs are fixed",
+    "mean_teacher -s ramp_share=1": "-s ramp_share=1: settings are for a test; give `test` before the method's name",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKEN_SETTINGS)
+def test_settings_that_cannot_be_are_one_line_errors(words, capsys):
+    assert main(["methods", *words.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert MISTAKEN_SETTINGS[words] in line
+
+
 FAULTY = '''
 from semivox import Demand, Method, MethodSettings, Views
 from semivox.losses.consistency import softmax_mse

@@ -4,10 +4,11 @@ import inspect
 import io
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from semivox.errors import SemivoxError, SettingError, first_line
 from semivox.testing.candidate import Candidate
 from semivox.testing.checks import CHECKS
 from semivox.testing.processes import TwoProcesses
+from semivox.training.config import MethodChoice, method_settings
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,18 @@ class Outcome:
         )
 
 
-def run_checks(name: str) -> Iterator[Outcome]:
+def run_checks(name: str, settings: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
     """Tries a method (a registered name or `file.py:Class`); yields after each check.
 
-    Raises SettingError where there is no such method. Any error in a check is the method's fault.
+    settings: where they differ from the defaults. Raises SettingError where there is no such method or setting. Any
+    error in a check is the method's fault.
     """
     if not __debug__:
         raise SettingError("methods test: Python runs with -O, which leaves checks out; run it without")
     with one_thread(), TwoProcesses() as processes:
-        candidate = Candidate(name, processes=processes)
-        candidate.kind  # noqa: B018 - a wrong name is told before anything is tried
+        choice = MethodChoice(name=name, settings=dict(settings or {}))
+        method_settings(choice)  # a wrong name is told before anything is tried
+        candidate = Candidate(name, choice.settings, processes)
         for check in CHECKS:
             started = time.monotonic()
             fault = None
