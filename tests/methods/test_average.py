@@ -37,6 +37,16 @@ def test_decay_reaches_its_limit():
     assert float(average.module.weight.detach()) == pytest.approx(0.99**10)
 
 
+def test_without_a_step_the_decay_is_constant():
+    source = nn.Linear(1, 1, bias=False)
+    average = Average(source, decay=0.9)
+    with torch.no_grad():
+        average.module.weight.fill_(1.0)
+        source.weight.fill_(0.0)
+    average.update()
+    assert float(average.module.weight.detach()) == pytest.approx(0.9)
+
+
 def test_average_is_never_all_zero_and_never_the_source_itself():
     source = network()
     average = Average(source, decay=0.9)

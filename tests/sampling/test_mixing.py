@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.sampling.mixing import boxes, copy_paste, cutmix, partners
+from semivox.sampling.mixing import boxes, copy_paste, cutmix, partners, similar_boxes
 
 SPACES = [(40, 30), (24, 20, 16)]
 
@@ -28,9 +28,9 @@ def test_masks_are_boxes_of_the_share_asked_for(space):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_copy_paste_box_has_two_thirds_per_side_at_any_place(space):
-    mask = boxes(space, range(200), share=(2 / 3) ** len(space), stretch=1)
-    sides = [round(2 / 3 * n) for n in space]
+def test_copy_paste_box_has_two_thirds_per_side_rounded_down_at_any_place(space):
+    mask = similar_boxes(space, range(200), 2 / 3)
+    sides = [2 * n // 3 for n in space]
     firsts = []
     for one in mask:
         first, last = extents(one)
@@ -38,6 +38,12 @@ def test_copy_paste_box_has_two_thirds_per_side_at_any_place(space):
         firsts.append(first)
     for axis, (size, side) in enumerate(zip(space, sides, strict=True)):
         assert {int(first[axis]) for first in firsts} == set(range(size - side + 1))
+
+
+def test_copy_paste_boxes_have_the_published_sizes():
+    for space, sides in (((112, 112, 80), [74, 74, 53]), ((256, 256), [170, 170])):
+        first, last = extents(similar_boxes(space, [0], 2 / 3)[0])
+        assert list(last - first) == sides
 
 
 def test_stretch_bounds_the_ratio_of_sides():

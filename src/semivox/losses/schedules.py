@@ -17,7 +17,7 @@ def poly(progress: float, power: float = 0.9) -> float:
     return (1.0 - min(progress, 1.0)) ** power
 
 
-def average_decay(step: int, limit: float) -> float:
+def average_decay(step: float, limit: float) -> float:
     """α = min(1 - 1/(step + 1), limit): the average is a copy at step 0 and warms up to `limit`.
 
     Tarvainen & Valpola, NeurIPS 2017.

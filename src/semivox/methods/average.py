@@ -1,6 +1,7 @@
 """Exponential moving averages of a network's weights."""
 
 import copy
+import math
 from typing import Literal
 
 import torch
@@ -43,8 +44,8 @@ class Average(nn.Module):
         return self.module(x)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the copy towards the source; at step 0 it becomes the source."""
+    def update(self, step: float = math.inf) -> None:
+        """Moves the copy towards the source; at step 0 it becomes the source. Without a step the decay is constant."""
         source = self.source
         weight = 1.0 - average_decay(step, self.decay)
         copies: list[Tensor] = list(self.module.parameters())

@@ -16,11 +16,11 @@ from semivox.methods.method import Method, MethodSettings, Stage, Terms
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
-from semivox.sampling.mixing import boxes, copy_paste
+from semivox.sampling.mixing import copy_paste, similar_boxes
 
 PRETRAIN, SELF_TRAIN = "pretrain", "self_train"
 SIDE = 2 / 3
-"""Of the patch, along each axis: what a box takes."""
+"""Of the patch, along each axis, rounded down: what a box takes."""
 
 
 class BidirectionalCopyPaste(Method):
@@ -84,7 +84,7 @@ class BidirectionalCopyPaste(Method):
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         a, b = pair(batch.labelled)
-        box = boxes(a.image.shape[2:], a.seeds, share=SIDE**self.problem.dimensions, stretch=1, device=a.image.device)
+        box = similar_boxes(a.image.shape[2:], a.seeds, SIDE, device=a.image.device)
         if clock.stage == PRETRAIN:
             mixed, _ = copy_paste(a.image, b.image, box)
             logits = self.student(mixed)
@@ -116,11 +116,12 @@ class BidirectionalCopyPaste(Method):
         return label.masked_fill(~valid, IGNORE)
 
     def after_step(self, clock: Clock) -> None:
-        """Until the second stage begins the teacher is the student, statistics of batch norm included."""
+        """Until the second stage begins the teacher is the student, statistics of batch norm included; then λ is
+        constant, however short the first was."""
         if clock.stage == PRETRAIN:
             self.teacher.module.load_state_dict(self.student.state_dict())
         else:
-            super().after_step(clock)
+            self.teacher.update()
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.teacher if self.settings.evaluate == "teacher" else self.student,)

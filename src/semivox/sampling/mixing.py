@@ -33,20 +33,21 @@ def boxes(
     The defaults are UniMatch's CutMix (Yang et al., CVPR 2023), here in 2-D and 3-D.
     """
     sizes = np.array(space)
-    starts = np.zeros((len(seeds), len(sizes)), int)
-    stops = np.zeros_like(starts)
-    for row, seed in enumerate(seeds):
-        random = generator(seed, "box", draw)
-        sides = _sides(random, sizes, _draw_share(random, share), stretch)
-        starts[row] = random.integers(0, sizes - sides + 1)
-        stops[row] = starts[row] + sides
-    mask = torch.ones(len(seeds), *space, dtype=torch.bool, device=device)
-    for axis, size in enumerate(space):
-        place = torch.arange(size, device=device)
-        low, high = (torch.from_numpy(bound[:, axis]).to(device)[:, None] for bound in (starts, stops))
-        within = (place >= low) & (place < high)
-        mask &= within.view(len(seeds), *(size if other == axis else 1 for other in range(len(sizes))))
-    return mask
+    randoms = [generator(seed, "box", draw) for seed in seeds]
+    sides = [_sides(random, sizes, _draw_share(random, share), stretch) for random in randoms]
+    return _placed(sizes, sides, randoms, device)
+
+
+def similar_boxes(
+    space: Sequence[int], seeds: Sequence[int], side: float, draw: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """One box per sample at a random place: (B, *space) bool. Each side is `side` of the volume's, rounded down.
+
+    Bidirectional copy-paste (Bai et al., CVPR 2023): 2/3, which is 74 x 74 x 53 of 112 x 112 x 80.
+    """
+    sizes = np.array(space)
+    sides = np.maximum((sizes * side).astype(int), 1)
+    return _placed(sizes, [sides] * len(seeds), [generator(seed, "box", draw) for seed in seeds], device)
 
 
 def partners(count: int, clip: int = 1, device: torch.device | str = "cpu") -> Tensor:
@@ -74,11 +75,28 @@ def cutmix(maps: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
 def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Bidirectional copy-paste: `first` with `second` inside the mask, and `second` with `first` inside the mask.
 
-    Maps (B, [C,] *space) of any type, mask (B, *space). Bai et al., CVPR 2023 (there, one box of 2/3 per side for all:
-    `boxes(space, seeds, share=(2 / 3) ** dimensions, stretch=1)`).
+    Maps (B, [C,] *space) of any type, mask (B, *space). Bai et al., CVPR 2023, with `similar_boxes`.
     """
     mask = _over(mask, first)
     return torch.where(mask, second, first), torch.where(mask, first, second)
+
+
+def _placed(
+    sizes: np.ndarray,
+    sides: Sequence[np.ndarray],
+    randoms: Sequence[np.random.Generator],
+    device: torch.device | str,
+) -> Tensor:
+    """Boxes of these sides, each anywhere within a volume of `sizes`: (B, *sizes) bool."""
+    starts = np.stack([random.integers(0, sizes - own + 1) for random, own in zip(randoms, sides, strict=True)])
+    stops = starts + np.stack(sides)
+    mask = torch.ones(len(sides), *sizes, dtype=torch.bool, device=device)
+    for axis, size in enumerate(sizes):
+        place = torch.arange(size, device=device)
+        low, high = (torch.from_numpy(bound[:, axis]).to(device)[:, None] for bound in (starts, stops))
+        within = (place >= low) & (place < high)
+        mask &= within.view(len(sides), *(size if other == axis else 1 for other in range(len(sizes))))
+    return mask
 
 
 def _over(mask: Tensor, maps: Tensor) -> Tensor:
