@@ -20,12 +20,13 @@ def first_fault(error: ValidationError, kind: type[Part] | None = None) -> str:
     `kind`, the part that was validated, lets an unknown field be answered with the nearest one.
     """
     fault = error.errors()[0]
-    *above, last = fault["loc"] or ("value",)
     if kind is not None and fault["type"] == "extra_forbidden":
+        *above, last = fault["loc"]
         place = ".".join(map(str, above))
         return f"{place}{': ' if place else ''}{unknown('field', str(last), _fields(kind, above))}"
+    place = ".".join(map(str, fault["loc"]))  # none where the fault is of the whole
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, (*above, last)))}: {message[0].lower()}{message[1:]}"
+    return f"{place}{': ' if place else ''}{message[0].lower()}{message[1:]}"
 
 
 def _fields(kind: type[Part], place: Iterable[str | int]) -> Iterable[str]:

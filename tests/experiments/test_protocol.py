@@ -87,6 +87,7 @@ def test_a_fault_in_a_protocol_is_one_line_with_file_field_and_nearest_name(writ
     with pytest.raises(SettingError) as caught:
         read_protocol(file)
     assert message in str(caught.value)
+    assert "value: " not in str(caught.value)
     assert str(file.parent) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -151,6 +151,7 @@ class Protocol(Part):
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
     methods: dict[str, MethodEntry] = {}
+    """By their names in `semivox methods`, or as `file.py:Class`, in the file relative to the protocol's."""
     published: Published = Published()
 
     _file: Path | None = PrivateAttr(None)
@@ -164,6 +165,8 @@ class Protocol(Part):
             if folder not in self.data.folders:
                 raise ValueError(f"data.lists: {unknown('folder', folder, self.data.folders)}")
         for method in self.methods:
+            if ".py:" in method:
+                continue
             if registered_name(method) not in method_names():
                 raise ValueError(f"methods: {unknown('method', method, method_names())}")
             if method in ALIASES:
@@ -180,7 +183,7 @@ class Protocol(Part):
 
         Raises SettingError for a setting that does not exist or a value that does not fit.
         """
-        entry = self.methods.get(registered_name(method), MethodEntry())
+        entry = self.methods.get(whole_name(method), MethodEntry())
         if entry.settings:
             method_settings(MethodChoice(name=method, settings=entry.settings))
         where = f"methods.{method}"
@@ -220,6 +223,14 @@ class Protocol(Part):
         return found
 
 
+def whole_name(method: str) -> str:
+    """A method's name as runs record it: registered, or with the whole path of its file."""
+    if ".py:" not in method:
+        return registered_name(method)
+    file, _, name = method.rpartition(":")
+    return f"{Path(file).resolve()}:{name}"
+
+
 def read_protocol(name: str | Path) -> Protocol:
     """The protocol of this name, or in this file. Raises SettingError in one line where it is none."""
     text = str(name)
@@ -233,7 +244,8 @@ def read_protocol(name: str | Path) -> Protocol:
             raise SettingError(f"{path}: holds no protocol; begin it with `name:`")
         protocol = Protocol.model_validate(_with_files(content, path))
         for method in protocol.methods:
-            protocol.recipe(method)
+            if ".py:" not in method:  # a protocol never names code to load: somebody names it with --method
+                protocol.recipe(method)
     except ValidationError as error:
         raise SettingError(f"{path}: {first_fault(error, Protocol)}") from None
     except SettingError as error:
@@ -307,13 +319,19 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _with_files(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The content with what it names relative to its own file put in place: the plan, the data root."""
+    """The content with what it names relative to its own file put in place: plan, data root, methods in files."""
     content = dict(content)
     if isinstance(content.get("plan"), str):
         content["plan"] = Plan.load(path.parent / content["plan"]).model_dump(mode="python")
     data = content.get("data")
     if isinstance(data, dict) and isinstance(data.get("root"), str):
         content["data"] = {**data, "root": str(path.parent / data["root"])}
+    methods = content.get("methods")
+    if isinstance(methods, dict):
+        content["methods"] = {
+            whole_name(str(path.parent / name)) if ".py:" in str(name) else name: entry
+            for name, entry in methods.items()
+        }
     return content
 
 
