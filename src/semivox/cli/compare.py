@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     from semivox.experiments.compare import compare, write_comparison
-    from semivox.experiments.results import published
+    from semivox.experiments.results import published, remarks
 
     comparison = compare(arguments.runs)
     console = Console(highlight=False)
@@ -46,12 +46,8 @@ def run(arguments: Namespace) -> None:
     figures = published(comparison)
     if figures is not None:
         console.print(in_terminal(figures))
-    for note in comparison.notes:
-        console.print(note, markup=False)
-    for pair in comparison.pairs:
-        if pair.settings:
-            line = f"{pair.second} and {pair.first} differ in more than the method: {', '.join(pair.settings)}"
-            console.print(line, markup=False)
+    for remark in remarks(comparison):
+        console.print(remark, markup=False)
     if arguments.out:
         write_comparison(comparison, arguments.out)
         console.print(f"Every number: {arguments.out}", markup=False, soft_wrap=True)

@@ -34,6 +34,16 @@ def result_tables(comparison: Comparison) -> list[TextTable]:
     return [table for table in tables if table is not None]
 
 
+def remarks(comparison: Comparison) -> list[str]:
+    """What a reader should know of it beside the tables; rows say themselves how many labels they had."""
+    told = list(comparison.notes)
+    for pair in comparison.pairs:
+        settings = [name for name in pair.settings if not name.startswith("data.labelled")]
+        if settings:
+            told.append(f"{pair.second} and {pair.first} differ in more than the method: {', '.join(settings)}")
+    return told
+
+
 def overview(comparison: Comparison) -> TextTable:
     """A row per group: mean ± deviation over seeds, beside what papers report."""
     header = ["method", "seeds", "steps", "minutes", "Dice", with_unit(HD95, comparison.unit), "empty"]
