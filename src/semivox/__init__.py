@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from semivox.data.layout import read_dataset
     from semivox.errors import SemivoxError
     from semivox.evaluation.evaluate import evaluate
-    from semivox.experiments.benchmark import benchmark
+    from semivox.experiments.benchmark import benchmark, make_grid
     from semivox.experiments.compare import compare
     from semivox.experiments.predict import predict
     from semivox.experiments.train import resume, train
@@ -44,6 +44,7 @@ _PLACES = {
     "evaluate": "evaluation.evaluate",
     "init": "data.collecting",
     "join": "data.joining",
+    "make_grid": "experiments.benchmark",
     "predict": "experiments.predict",
     "read_dataset": "data.layout",
     "resume": "experiments.train",
@@ -69,6 +70,7 @@ __all__ = [
     "evaluate",
     "init",
     "join",
+    "make_grid",
     "predict",
     "read_dataset",
     "resume",

@@ -16,15 +16,21 @@ from semivox.training.interruption import Interrupted
 
 @pytest.fixture
 def called(monkeypatch):
-    """Stands for the benchmark: takes down how it was called, and comes to what `called.outcome` holds."""
+    """Stands for the benchmark: takes down what was asked for, and comes to what `called.outcome` holds."""
     record = SimpleNamespace(outcome=Outcome(Path("runs"), None, (), {}, (), ()))
 
-    def benchmark(*positional, **named):
+    def make_grid(*positional, **named):
         record.positional, record.named = positional, named
+        return record
+
+    def benchmark(grid, **limits):
+        assert grid is record
+        record.limits = limits
         if isinstance(record.outcome, Exception):
             raise record.outcome
         return record.outcome
 
+    monkeypatch.setattr(module, "make_grid", make_grid)
     monkeypatch.setattr(module, "benchmark", benchmark)
     return record
 
@@ -33,6 +39,7 @@ def test_only_what_is_given_is_passed_on(called):
     assert main(["benchmark", "acdc_cpu"]) == 0
     assert called.positional == ("acdc_cpu", ())
     assert called.named == {"labelled": None}
+    assert called.limits == {}
     words = (
         "benchmark p.yaml --method mt cps --seeds 2 --data d --out o --labelled 3 --jobs 1 --budget 1h30m --development"
     )
@@ -43,11 +50,10 @@ def test_only_what_is_given_is_passed_on(called):
         "data": Path("d"),
         "out": Path("o"),
         "labelled": 3,
-        "jobs": 1,
-        "budget_s": 5400.0,
         "development": True,
         "settings": ["mt.ramp_share=1"],
     }
+    assert called.limits == {"jobs": 1, "budget_s": 5400.0}
 
 
 def test_help_names_the_shipped_protocols_without_importing_torch():

@@ -17,6 +17,7 @@ from semivox.errors import DataError, RunError, SettingError
 from semivox.experiments import benchmark as module
 from semivox.experiments.benchmark import Grid, benchmark, make_grid, start
 from semivox.experiments.train import train
+from semivox.training.config import Config
 from semivox.training.interruption import Interrupted
 
 ACTOR = """#!{python}
@@ -114,10 +115,10 @@ def grid(write_protocol, stage, tmp_path):
     file = write_protocol()
 
     def run(*methods, protocol=file, **arguments):
-        arguments = {"seeds": 1, "out": tmp_path / "out", **arguments}
-        shared = {key: value for key, value in arguments.items() if key not in ("jobs", "budget_s")}
-        stage.set(make_grid(protocol, methods, **shared))
-        return benchmark(protocol, methods, **arguments)
+        limits = {name: arguments.pop(name) for name in ("jobs", "budget_s") if name in arguments}
+        wanted = make_grid(protocol, methods, **{"seeds": 1, "out": tmp_path / "out", **arguments})
+        stage.set(wanted)
+        return benchmark(wanted, **limits)
 
     return run
 
@@ -232,7 +233,7 @@ def test_two_benchmarks_share_the_cells(grid, stage, write_protocol, tmp_path):
     first.start()
     while len(stage.names()) < 2:
         time.sleep(0.01)
-    benchmark(write_protocol(), ["mt", "cps"], seeds=1, out=tmp_path / "out")
+    benchmark(make_grid(write_protocol(), ["mt", "cps"], seeds=1, out=tmp_path / "out"))
     first.join()
     assert sorted(stage.names()) == sorted(set(stage.names()))
     assert len(stage.names()) == 4
@@ -291,6 +292,71 @@ def test_methods_that_are_added_later_stand_beside_the_earlier_ones(grid, stage)
     assert len(stage.names()) == 4
 
 
+def test_finished_runs_of_other_settings_are_not_in_the_tables(grid, write_protocol, capsys):
+    grid("mt", "cps", settings=["mean_teacher.consistency_weight=2"])
+    capsys.readouterr()
+    outcome = grid("cps")
+    assert [group.method for group in outcome.comparison.groups] == 2 * ["supervised"] + ["cross_pseudo_supervision"]
+    assert (
+        "mean_teacher-1-seed0: not in the tables, was run with method.settings.consistency_weight 2, which is 0.5 now"
+        in capsys.readouterr().err
+    )
+    # With the same settings as then they are, whether or not the method is named.
+    assert len(grid("cps", "mt", settings=["mean_teacher.consistency_weight=2"]).comparison.groups) == 4
+
+
+def test_settings_that_differ_beside_the_method_are_on_the_page(grid):
+    outcome = grid("mt", settings=["mean_teacher.training.momentum=0.5"])
+    page = (outcome.out / "results.md").read_text()
+    line = "mean_teacher, 1 labelled and supervised, 1 labelled differ in more than the method:"
+    assert f"{line} training.learning_rate, training.momentum" in page
+    assert "-s mean_teacher.training.momentum=0.5`" in page
+
+
+def test_without_labelled_only_with_few_labels_nothing_is_compared(grid, stage):
+    """Least of all with labelled-only with all labels, which is a bound."""
+    stage.part("supervised-1-seed0", "fail")
+    outcome = grid("mt")
+    assert outcome.comparison.pairs == ()
+    assert "no run of labelled-only with few labels is finished" in (outcome.out / "results.md").read_text()
+    stage.part("supervised-1-seed0", "succeed")
+    assert {pair.first for pair in grid("mt").comparison.pairs} == {"supervised, 1 labelled"}
+
+
+OWN_METHOD = '''
+from pydantic import Field
+from semivox.methods.supervised import Supervised
+
+
+class Mine(Supervised):
+    """Labelled only, by another name."""
+
+    class Settings(Supervised.Settings):
+        strength: float = Field(1.0, ge=0)
+        """Of nothing."""
+'''
+
+
+def test_a_method_in_a_file_has_its_settings_in_the_protocol_and_a_command_that_can_be_given(
+    grid, write_protocol, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    protocol = write_protocol(
+        lambda content: content["methods"].update({"mine.py:Mine": {"settings": {"strength": 3}}})
+    )
+    outcome = grid(f"{tmp_path}/mine.py:Mine", protocol=protocol)
+    assert Config.load(outcome.finished[2].run.config).method.settings["strength"] == 3
+    command = make_grid(protocol, [f"{tmp_path}/mine.py:Mine"], settings=["Mine.strength=2"]).command
+    assert command == "semivox benchmark tiny.yaml --method mine.py:Mine --seeds 3 -s Mine.strength=2"
+    monkeypatch.chdir(tmp_path)
+    assert make_grid("tiny.yaml", ["mine.py:Mine"]).methods == ("supervised", f"{tmp_path}/mine.py:Mine")
+    capsys.readouterr()
+    grid("mt", protocol=protocol)
+    assert (
+        "Mine-1-seed0: not in the tables, its method lies in a file; name it with --method" in capsys.readouterr().err
+    )
+
+
 def test_results_hold_ours_beside_the_published_ones(grid):
     outcome = grid("mt", seeds=2)
     page = (outcome.out / "results.md").read_text()
@@ -313,6 +379,9 @@ MISTAKES = {
     "unknown setting": ({"settings": ["supervised.averge_decay=0"]}, SettingError, "did you mean 'average_decay'"),
     "setting of another method": ({"settings": ["cps.ramp_share=1"]}, SettingError, "unknown method or section 'cps'"),
     "setting of no method": ({"settings": ["ramp_share=1"]}, SettingError, "unknown method or section"),
+    "steps": ({"settings": ["training.iterations=9"]}, SettingError, "give a protocol file of your own instead"),
+    "a seed": ({"settings": ["seed=9"]}, SettingError, "-s seed: give --seeds instead"),
+    "a device": ({"settings": ["training.device=cuda"]}, SettingError, "have no such choice; leave it out"),
     "more labels than there are": ({"labelled": 99}, DataError, "ask for at most"),
     "no such data": ({"data": "nowhere"}, DataError, "there is no such folder"),
 }
@@ -322,7 +391,7 @@ MISTAKES = {
 def test_mistakes_are_told_before_anything_runs(write_protocol, stage, tmp_path, mistake):
     arguments, kind, message = MISTAKES[mistake]
     with pytest.raises(kind, match=message) as caught:
-        benchmark(write_protocol(), seeds=1, out=tmp_path / "out", **arguments)
+        benchmark(make_grid(write_protocol(), seeds=1, out=tmp_path / "out", **arguments))
     assert "\n" not in str(caught.value)
     assert stage.names() == []
     assert not (tmp_path / "out").exists()
@@ -333,7 +402,7 @@ def test_test_cases_without_labels_are_told_before_anything_runs(write_protocol,
     for label in (tmp_path / "data" / "phantom" / "labelsTs").iterdir():
         label.unlink()
     with pytest.raises(DataError, match="no test case has a label"):
-        benchmark(file, seeds=1, out=tmp_path / "out")
+        benchmark(make_grid(file, seeds=1, out=tmp_path / "out"))
 
 
 # --- real runs -------------------------------------------------------------------------------------------------------
@@ -346,7 +415,7 @@ def test_development_never_opens_a_test_file(write_protocol, tmp_path):
     assert len(spoilt) == 4
     for path in spoilt:
         path.write_bytes(b"")
-    outcome = benchmark(file, seeds=1, out=tmp_path / "out", development=True)
+    outcome = benchmark(make_grid(file, seeds=1, out=tmp_path / "out", development=True))
     assert outcome.failed == {}
     assert len(outcome.finished) == 2
     assert "no test case was opened" in (outcome.out / "results.md").read_text()

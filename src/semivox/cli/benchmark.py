@@ -44,16 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs, prints the table and what is left to do."""
-    from semivox.experiments.benchmark import GO_ON, benchmark
-    from semivox.experiments.results import result_tables
+    from semivox.experiments.benchmark import GO_ON, benchmark, make_grid
+    from semivox.experiments.results import remarks, result_tables
     from semivox.training.interruption import Interrupted
 
     given = vars(arguments)
     labelled = parse_labelled(given.pop("labelled", None))
     if labelled == "all":
         raise SettingError("--labelled all: labelled-only with all labels is run anyway; give how few the others have")
+    limits = {name: given.pop(name) for name in ("jobs", "budget_s") if name in given}
+    grid = make_grid(given.pop("protocol"), given.pop("methods", ()), labelled=labelled, **given)
     try:
-        outcome = benchmark(given.pop("protocol"), given.pop("methods", ()), labelled=labelled, **given)
+        outcome = benchmark(grid, **limits)
     except Interrupted as stop:
         print(f"semivox: {stop}", file=sys.stderr)
         return 130
@@ -61,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.comparison is not None:
         for table in result_tables(outcome.comparison):
             console.print(in_terminal(table))
-        for note in outcome.comparison.notes:
-            console.print(note, markup=False)
+        for remark in remarks(outcome.comparison):
+            console.print(remark, markup=False)
         console.print(f"{outcome.out / 'results.md'}, results.json", markup=False, soft_wrap=True)
     for cell, fault in outcome.failed.items():
         print(f"semivox: {cell.title}: {fault}", file=sys.stderr)

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import IO
@@ -26,9 +26,9 @@ from typing import IO
 from semivox.atomic import atomic_write_text
 from semivox.errors import DataError, ResourceError, RunError, SettingError, unknown
 from semivox.experiments.compare import Comparison, compare, write_comparison
-from semivox.experiments.configure import Budget, Request, given_plan, resolve
-from semivox.experiments.protocol import Protocol, check_data, read_protocol
-from semivox.experiments.results import result_tables
+from semivox.experiments.configure import ARGUMENTS, Budget, Request, given_plan, resolve
+from semivox.experiments.protocol import Protocol, check_data, read_protocol, whole_name
+from semivox.experiments.results import remarks, result_tables
 from semivox.experiments.train import count_of, short_name
 from semivox.methods import find_method, registered_name
 from semivox.parallel import cores
@@ -44,6 +44,22 @@ LABELLED_ONLY = "supervised"
 
 POLL_S = 0.5
 """Seconds between two looks at the running cells."""
+
+PROTOCOL = "a protocol file of your own"
+
+INSTEAD = {
+    "data": PROTOCOL,
+    "data.datasets": "--data",
+    "data.labelled": "--labelled",
+    "data.labels": PROTOCOL,
+    "data.development": "--development",
+    "method": "--method",
+    "method.name": "--method",
+    "training.iterations": PROTOCOL,
+    "training.precision": PROTOCOL,
+    "seed": "--seeds",
+}
+"""Fields of the config that `-s` does not set, and what does; other `ARGUMENTS` of a single run a benchmark has not."""
 
 GO_ON = "give the same command again to go on; what is finished is kept"
 
@@ -102,8 +118,8 @@ class Grid:
     """The data sets."""
     out: Path
     development: bool
-    settings: Mapping[str, tuple[str, ...]]
-    """Method → what `-s` sets for it."""
+    settings: tuple[str, ...]
+    """What `-s` sets: `METHOD.name=value`, or `name=value` of the config for all."""
     cells: tuple[Cell, ...] = field(init=False)
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
 
@@ -128,11 +144,16 @@ class Grid:
             budget=Budget(iterations=protocol.recipe(cell.method).training.iterations),
             protocol=protocol,
             seed=cell.seed,
-            settings=self.settings[cell.method],
+            settings=self.settings_of(cell.method),
         )
         plan = given_plan(request)
         assert plan is not None, "every protocol has a plan"
         return resolve(request, plan, "cpu", "32")
+
+    def settings_of(self, method: str) -> tuple[str, ...]:
+        """What `-s` sets for a method, as `train` is told it."""
+        found = map(addressed, self.settings)
+        return tuple(assignment for name, assignment in found if name in (None, short_name(method)))
 
     def arguments(self, cell: Cell) -> list[str]:
         """What `semivox` is given to run a cell, or to go on with it."""
@@ -143,22 +164,20 @@ class Grid:
         for text in labelled_texts(cell.labelled):
             words += ["--labelled", text]
         words += ["--seed", str(cell.seed), *(["--development"] if self.development else ())]
-        settings = self.settings[cell.method]
+        settings = self.settings_of(cell.method)
         return [*words, *(["-s", *settings] if settings else ()), "--out", str(cell.run.path)]
 
     @property
     def command(self) -> str:
-        """The command of the whole benchmark, without places of files."""
+        """The command of the whole benchmark; protocols and methods in files are named without their folders."""
         words = ["semivox", "benchmark", Path(self.protocol.reference).name]
-        words += ["--method", *map(short_name, self.methods[1:])] if self.methods[1:] else []
+        words += ["--method", *(Path(method).name for method in self.methods[1:])] if self.methods[1:] else []
         words += ["--seeds", str(self.seeds)]
         if self.labelled != self.protocol.data.labelled:
             for text in labelled_texts(self.labelled):
                 words += ["--labelled", text]
         words += ["--development"] if self.development else []
-        for method, settings in self.settings.items():
-            words += [word for text in settings for word in ("-s", f"{short_name(method)}.{text}")]
-        return shlex.join(words)
+        return shlex.join([*words, *(["-s", *self.settings] if self.settings else ())])
 
 
 @dataclass(frozen=True)
@@ -177,45 +196,25 @@ class Outcome:
     """Cells for which there was no time."""
 
 
-def benchmark(
-    protocol: str | Path,
-    methods: Sequence[str] = (),
-    *,
-    seeds: int = 3,
-    data: str | Path | None = None,
-    out: str | Path | None = None,
-    labelled: int | dict[str, int] | None = None,
-    jobs: int = 2,
-    budget_s: float | None = None,
-    development: bool = False,
-    settings: Sequence[str] = (),
-) -> Outcome:
-    """Runs what is not finished yet of a protocol's grid, and compares all that is.
+def benchmark(grid: Grid, *, jobs: int = 2, budget_s: float | None = None) -> Outcome:
+    """Runs what is not finished yet of a grid (see `make_grid`), and compares all that is.
 
     jobs: cells at once, which share the cores. budget_s: seconds after which the running cells are stopped, to go on
-    next time. The rest as for `make_grid`.
+    next time.
 
     Raises SemivoxError subclasses for what a user can mend before anything runs, `Interrupted` after SIGINT or SIGTERM
     (the cells have saved). A cell that fails does not stop the others; `Outcome.failed` says why it did.
     """
     deadline = None if budget_s is None else time.monotonic() + budget_s
-    grid = make_grid(
-        protocol,
-        methods,
-        seeds=seeds,
-        data=data,
-        out=out,
-        labelled=labelled,
-        development=development,
-        settings=settings,
-    )
     check(grid)
     failed, elsewhere = run_cells(grid, jobs, deadline)
     finished = tuple(cell for cell in grid.cells if cell.is_finished)
     elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
     left = tuple(cell for cell in grid.cells if cell not in {*finished, *failed, *elsewhere})
     runs = [*(cell.run.path for cell in finished), *other_runs(grid)]
-    outcome = Outcome(grid.out, compare(runs) if runs else None, finished, failed, elsewhere, left)
+    outcome = Outcome(
+        grid.out, compare_with_labelled_only(grid, runs) if runs else None, finished, failed, elsewhere, left
+    )
     if outcome.comparison is not None:
         write_results(grid, outcome)
     return outcome
@@ -240,7 +239,10 @@ def make_grid(
     """
     followed = read_protocol(protocol)
     few = followed.data.labelled if labelled is None else labelled
+    for method in methods:
+        find_method(method)  # a wrong name is told before anything is read
     named = distinct([LABELLED_ONLY, *map(whole_name, methods)])
+    refuse_settings(settings, named)
     default = Path("runs") / f"{followed.name}-{count_of(few)}{'-development' if development else ''}"
     return Grid(
         protocol=followed,
@@ -250,20 +252,11 @@ def make_grid(
         folders=followed.dataset_folders(Path(data) if data else None),
         out=Path(out) if out else default,
         development=development,
-        settings=settings_by_method(settings, named),
+        settings=tuple(settings),
     )
 
 
 # What is asked for --------------------------------------------------------------------------------------------------
-
-
-def whole_name(method: str) -> str:
-    """A method's name as runs record it: registered, or with the whole path of its file. Raises where there is none."""
-    find_method(method)
-    if ".py:" not in method:
-        return registered_name(method)
-    file, _, name = method.rpartition(":")
-    return f"{Path(file).resolve()}:{name}"
 
 
 def distinct(methods: Sequence[str]) -> list[str]:
@@ -285,20 +278,27 @@ def labelled_texts(labelled: int | dict[str, int] | None) -> list[str]:
     return [f"{domain}={number}" for domain, number in labelled.items()]
 
 
-def settings_by_method(assignments: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Method → its assignments: `METHOD.name=value` without the method, and those of the config, which are for all."""
-    by_name = {short_name(method): method for method in methods}
-    found: dict[str, list[str]] = {method: [] for method in methods}
+def addressed(assignment: str) -> tuple[str | None, str]:
+    """The method that an assignment is for, None for all, and what it sets there."""
+    head, _, rest = assignment.partition(".")
+    if head.partition("=")[0].strip() in Config.model_fields:
+        return None, assignment
+    return registered_name(head), rest
+
+
+def refuse_settings(assignments: Sequence[str], methods: Sequence[str]) -> None:
+    """Raises SettingError for an assignment that is for none of the methods, or not a benchmark's to make."""
+    names = list(map(short_name, methods))
     for text in assignments:
-        head, _, rest = text.partition(".")
-        if head in Config.model_fields:
-            for settings in found.values():
-                settings.append(text)
-        elif registered_name(head) in by_name and rest:
-            found[by_name[registered_name(head)]].append(rest)
-        else:
-            raise SettingError(f"-s {text}: {unknown('method or section', head, [*by_name, *Config.model_fields])}")
-    return {method: tuple(settings) for method, settings in found.items()}
+        method, rest = addressed(text)
+        if method is not None and (method not in names or not rest):
+            known = [*names, *Config.model_fields]
+            raise SettingError(f"-s {text}: {unknown('method or section', text.partition('.')[0], known)}")
+        name = text.partition("=")[0].strip()
+        if name in INSTEAD:
+            raise SettingError(f"-s {name}: give {INSTEAD[name]} instead")
+        if name in ARGUMENTS:
+            raise SettingError(f"-s {name}: the runs of a benchmark have no such choice; leave it out")
 
 
 def check(grid: Grid) -> None:
@@ -324,22 +324,25 @@ def refuse_other_data(grid: Grid) -> None:
 def refuse_other_settings(grid: Grid, cell: Cell) -> None:
     """Raises SettingError where its settings do not exist, RunError where it was begun with others than now."""
     wanted = grid.config(cell)
-    if not cell.run.config.exists():
-        return
-    before, now = (
+    difference = difference_of(Config.load(cell.run.config), wanted) if cell.run.config.exists() else None
+    if difference is not None:
+        raise RunError(f"{cell.run.path}: was run with {difference}; give another --out, or delete it")
+
+
+def difference_of(before: Config, wanted: Config) -> str | None:
+    """The first setting in which a run's config is not what is wanted now, but for `MAY_DIFFER`; None without any."""
+    told, now = (
         {
             name: value
             for name, value in flatten(config.model_dump(mode="json"))
             if value != NOTHING and not name.startswith(MAY_DIFFER)
         }
-        for config in (Config.load(cell.run.config), wanted)
+        for config in (before, wanted)
     )
-    for name in dict.fromkeys([*before, *now]):
-        if before.get(name) != now.get(name):
-            was, is_now = before.get(name, NOTHING), now.get(name, NOTHING)
-            raise RunError(
-                f"{cell.run.path}: was run with {name} {was}, which is {is_now} now; give another --out, or delete it"
-            )
+    for name in dict.fromkeys([*told, *now]):
+        if told.get(name) != now.get(name):
+            return f"{name} {told.get(name, NOTHING)}, which is {now.get(name, NOTHING)} now"
+    return None
 
 
 # Running ------------------------------------------------------------------------------------------------------------
@@ -474,16 +477,42 @@ def finished_of(grid: Grid) -> str:
 
 
 def other_runs(grid: Grid) -> list[Path]:
-    """Finished runs in the folder of the grid that are not of its cells but go with them: other methods and seeds."""
+    """Finished runs in the folder of the grid that are not of its cells but go with them: other methods and seeds.
+
+    Those of other settings do not, which is said.
+    """
     own = {cell.run.path for cell in grid.cells}
     found = []
     for path in sorted(grid.out.glob("*-seed*")):
         if path in own or not is_finished(RunFolder(path)):
             continue
         config = Config.load(RunFolder(path).config)
-        if config.data.labelled in (grid.labelled, None) and (config.data.development is not None) == grid.development:
+        labelled, method = config.data.labelled, config.method.name
+        if labelled not in (grid.labelled, None) or (config.data.development is not None) != grid.development:
+            continue
+        if ".py:" in method and method not in grid.methods:  # a run folder never names code to load
+            say(f"{path}: not in the tables, its method lies in a file; name it with --method {method}")
+            continue
+        try:
+            difference = difference_of(config, grid.config(Cell(method, labelled, config.seed, grid.out)))
+        except SettingError as error:
+            difference = str(error)
+        if difference is None:
             found.append(path)
+        else:
+            say(f"{path}: not in the tables, was run with {difference}")
     return found
+
+
+def compare_with_labelled_only(grid: Grid, runs: Sequence[Path]) -> Comparison:
+    """Compares with labelled-only with few labels; with nothing where no such run is finished."""
+    reference = Cell(LABELLED_ONLY, grid.labelled, 0, grid.out).name.removesuffix("0")
+    ordered = sorted(runs, key=lambda run: not run.name.startswith(reference))
+    comparison = compare(ordered)
+    if ordered[0].name.startswith(reference):
+        return comparison
+    note = "nothing is compared: no run of labelled-only with few labels is finished"
+    return replace(comparison, pairs=(), notes=(*comparison.notes, note))
 
 
 def write_results(grid: Grid, outcome: Outcome) -> None:
@@ -521,5 +550,5 @@ def preface(grid: Grid, comparison: Comparison) -> list[str]:
         f" the model is {model}. Semivox {versions.get('semivox', '?')}, torch {versions.get('torch', '?')}, {machine},"
         f" {hardware.get('torch_threads', '?')} threads a run.",
         *(f"\n{note}" for note in protocol.notes),
-        *(f"\n{note}" for note in comparison.notes),
+        *(f"\n{remark}" for remark in remarks(comparison)),
     ]
