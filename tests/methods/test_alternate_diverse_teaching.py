@@ -24,7 +24,7 @@ def make_bench(dimensions=2, active=0, **settings):
         for network in (bench.method.first_teacher.module, bench.method.second_teacher.module):
             for parameter in network.decoder.parameters():
                 parameter += 0.5 * parameter.abs().mean() * torch.randn(parameter.shape, generator=random)
-    bench.method.active.fill_(active)
+    bench.method.active = active
     return bench
 
 
@@ -118,7 +118,7 @@ def test_only_the_active_teacher_moves_and_turns_end():
     method = Workbench(NAME, settings={"longest_turn": 5}).method
     turns = []
     for step in range(120):
-        active = int(method.active)
+        active = method.active
         assert moved(method, clock_at(step)) == (active == 0, active == 1)
         turns.append(active)
     lengths = [len(list(group)) for _, group in itertools.groupby(turns)][:-1]
@@ -130,7 +130,7 @@ def test_a_resumed_run_goes_on_with_the_same_turns():
     def turns(method, first, last):
         order = []
         for step in range(first, last):
-            order.append(int(method.active))
+            order.append(method.active)
             method.after_step(clock_at(step))
         return order
 

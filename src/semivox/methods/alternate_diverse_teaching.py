@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from semivox.losses.cross_entropy import cross_entropy
 from semivox.losses.ensemble import combat_conflicts, entropy_weighted_ensemble
@@ -56,10 +56,6 @@ class AlternateDiverseTeaching(Method):
         """teachers: the mean of both teachers' probabilities predicts. student: the student does (paper)."""
 
     settings: Settings
-    active: Tensor
-    """Which teacher's turn it is, 0 or 1."""
-    steps_left: Tensor
-    """Steps of the turn that are left; 0 between turns."""
     views = Views(labelled=("weak",), unlabelled=("weak", "strong"), unlabelled_multiple=2)
     paper: ClassVar[str] = "Zhao et al., ECCV 2024"
 
@@ -73,8 +69,16 @@ class AlternateDiverseTeaching(Method):
         mode, decay = self.settings.teacher_mode, self.settings.average_decay
         self.first_teacher = problem.average(self.student, decay, mode=mode)
         self.second_teacher = problem.average(self.student, decay, mode=mode)
-        self.register_buffer("active", torch.zeros((), dtype=torch.long))
-        self.register_buffer("steps_left", torch.zeros((), dtype=torch.long))
+        self.active = 0
+        """Which teacher's turn it is, 0 or 1. No buffer: a step would wait for the device to read it."""
+        self.steps_left = 0
+        """Steps of the turn that are left; 0 between turns."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"active": self.active, "steps_left": self.steps_left}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.active, self.steps_left = state["active"], state["steps_left"]
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         labelled, unlabelled = batch.labelled, batch.unlabelled
@@ -106,13 +110,13 @@ class AlternateDiverseTeaching(Method):
     def after_step(self, clock: Clock) -> None:
         """Moves the active teacher; when its turn is over, the other one's begins."""
         if self.steps_left == 0:
-            self.steps_left.fill_(int(generator(clock.seed, "turn").integers(1, self.settings.longest_turn + 1)))
+            self.steps_left = int(generator(clock.seed, "turn").integers(1, self.settings.longest_turn + 1))
         teacher = self.second_teacher if self.active == 1 else self.first_teacher
         # Each teacher has about every second step, hence ⌊t/2⌋; α = 0 while that is below R, then it warms up.
         teacher.update(max(clock.step // 2 - self.settings.copied_steps, 0))
         self.steps_left -= 1
         if self.steps_left == 0:
-            self.active.copy_(1 - self.active)
+            self.active = 1 - self.active
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         if self.settings.evaluate == "teachers":
