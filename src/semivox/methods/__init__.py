@@ -1,7 +1,7 @@
 """The registry of methods: a dictionary written by hand, name → where its class is.
 
 `find_method` also takes `path/to/file.py:Class`, and names that other packages offer under the entry point
-group `semivox.methods`.
+group `semivox.methods`. `NAME+ADDITION` is the method NAME with an addition put on.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from semivox.errors import SettingError, unknown
 
@@ -33,6 +33,7 @@ METHODS = {
     "alternate_diverse_teaching": "semivox.methods.alternate_diverse_teaching:AlternateDiverseTeaching",
     "self_training": "semivox.methods.self_training:SelfTraining",
     "self_training_plus": "semivox.methods.self_training:SelfTrainingPlus",
+    "transmedseg": "semivox.methods.transmedseg:TransMedSeg",
 }
 
 ALIASES = {
@@ -56,6 +57,11 @@ ALIASES = {
     "st++": "self_training_plus",
 }
 
+ADDITIONS = {"transferable_augmentation": "semivox.methods.augmented:augmented"}
+"""What can be put on a method: name → function, class of a method → class of the method with it."""
+
+ADDITION_ALIASES = {"tsa": "transferable_augmentation"}
+
 
 def method_names() -> list[str]:
     """Names of every method at hand, those of installed packages included."""
@@ -67,24 +73,42 @@ def registered_name(name: str) -> str:
     """The name under which a method is listed, for one of its names; others (files, entry points) stay as they are."""
     normal = name.lower().replace("-", "_")
     normal = ALIASES.get(normal, normal)
-    return normal if normal in METHODS else name
+    if normal in METHODS:
+        return normal
+    method, plus, addition = _parts(name)
+    return f"{registered_name(method)}+{addition}" if plus else name
+
+
+def _parts(name: str) -> tuple[str, bool, str]:
+    """`method+addition` → the method's name, True, the addition's registered name; other names → themselves, False."""
+    method, plus, addition = name.rpartition("+")
+    normal = addition.lower().replace("-", "_")
+    normal = ADDITION_ALIASES.get(normal, normal)
+    return (method, True, normal) if plus and method and normal in ADDITIONS else (name, False, "")
 
 
 def find_method(name: str) -> "type[Method]":
-    """The class of a method by registered name, alias, entry point, or `file.py:Class`.
+    """The class of a method by registered name, alias, entry point, or `file.py:Class`; any of them `+ADDITION`.
 
     Raises SettingError for a name that is none of these.
     """
-    if ".py:" in name:
-        return _from_file(name)
     listed = registered_name(name)
     if listed in METHODS:
-        module, _, attribute = METHODS[listed].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _load(METHODS[listed])
+    method, plus, addition = _parts(name)
+    if plus:
+        return _load(ADDITIONS[addition])(find_method(method))
+    if ".py:" in name:
+        return _from_file(name)
     for point in importlib.metadata.entry_points(group="semivox.methods"):
         if point.name == name:
             return point.load()
-    raise unknown("method", name, [*method_names(), *ALIASES])
+    raise unknown("method", name, [*method_names(), *ALIASES, *(f"mean_teacher+{a}" for a in ADDITIONS)])
+
+
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _from_file(name: str) -> "type[Method]":

@@ -92,14 +92,16 @@ class BidirectionalCopyPaste(Method):
                 "supervised_border": self.problem.supervised_loss(logits, a, ~box),
                 "supervised_centre": self.problem.supervised_loss(logits, b, box),
             }
-        p, q = pair(batch.unlabelled)
-        teacher = self.teacher(torch.cat([p.image, q.image]))
-        pseudo_p, pseudo_q = self.pseudo_labels(teacher, torch.cat([p.valid, q.valid])).chunk(2)
+        unlabelled = batch.unlabelled
+        teacher = self.teacher(unlabelled.image)
+        pseudo = self.pseudo_labels(teacher, unlabelled.valid)
+        self.note(pseudo=pseudo)
+        (p, q), (pseudo_p, pseudo_q) = pair(unlabelled), (pseudo[0::2], pseudo[1::2])
         x_1, _ = copy_paste(p.image, a.image, box)
         x_2, _ = copy_paste(b.image, q.image, box)
-        student = self.student(torch.cat([x_1, x_2]))
-        logits_1, logits_2 = student.chunk(2)
-        self.note(student=student, teacher=teacher, kept=torch.cat([p.valid & ~box, q.valid & box]))
+        student = self.student(interleave(x_1, x_2))
+        logits_1, logits_2 = student[0::2], student[1::2]
+        self.note(student=student, teacher=teacher, kept=interleave(p.valid & ~box, q.valid & box))
         weight = self.settings.pseudo_weight
         return {
             "supervised_centre": self.problem.supervised_loss(logits_1, a, box),
@@ -130,3 +132,8 @@ class BidirectionalCopyPaste(Method):
 def pair(stream: Stream) -> tuple[Stream, Stream]:
     """The first and the second of each two neighbours."""
     return stream[0::2], stream[1::2]
+
+
+def interleave(first: Tensor, second: Tensor) -> Tensor:
+    """What `pair` took apart, in one batch again."""
+    return torch.stack([first, second], 1).flatten(0, 1)

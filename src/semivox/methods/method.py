@@ -136,10 +136,28 @@ class Method(nn.Module):
         """Class probabilities (K, X, Y, Z) of a prepared scan (C, X, Y, Z). Default: a sliding window of `predict`."""
         return windows.run(lambda patch: self.predict(patch, task), volume)
 
+    def teachers(self) -> Sequence[Average]:
+        """The averages that make targets in training; additions listen to them. They are given the unlabelled samples
+        in their order, once or several times in one batch.
+
+        The default is the children whose name is or ends with `teacher`.
+        """
+        return [
+            module for name, module in self.named_children() if isinstance(module, Average) and name.endswith("teacher")
+        ]
+
+    def diagnostics(self, class_names: Sequence[str]) -> dict[str, float]:
+        """Figures of the method's own, name → value, asked for when a row of the log is written.
+
+        A name is `topic/figure`, or `topic/figure/CLASS`; the report draws one chart for each figure.
+        """
+        return {}
+
     def note(self, **compared: Tensor) -> None:
         """Hands what was compared to whoever watches: pseudo-label health, additions such as feature augmentation.
 
         Known names: `student` and `teacher`, logits or probabilities (B, K, *space) on the unlabelled samples; `kept`
-        (B, *space) bool, the voxels whose pseudo-label counts. They are detached, and forgotten after the step.
+        (B, *space) bool, the voxels whose pseudo-label counts; `pseudo` (B, *space), the teacher's labels as the method
+        cleaned them, noted before the student's pass. They are detached, and forgotten after the step.
         """
         self.notes.update({name: value.detach() for name, value in compared.items()})

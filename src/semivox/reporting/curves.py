@@ -14,6 +14,9 @@ LEFT, RIGHT, TOP, BOTTOM = 42.0, 8.0, 10.0, 24.0
 BINS = 200
 """Longer curves are drawn as the mean of so many parts, over a band from the least to the greatest value of each."""
 
+TOPICS = ("loss", "pseudo", "validation")
+"""What every log speaks of before the slash; other topics are a method's own."""
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -108,9 +111,21 @@ def training_charts(log: Log, baseline: Log | None = None) -> list[Chart]:
     prefix = "pseudo/share/"
     shares = {name.removeprefix(prefix): log.measured(name) for name in names if name.startswith(prefix)}
     charts.append(_chart("Pseudo-labels: class shares", "share of voxels per class", shares, log))
+    charts += _charts_of_method(log)
     charts.append(_chart("Learning rate", "schedule", {"learning rate": log.measured("learning_rate")}, log))
     charts.append(_chart("Throughput", "samples per second", {"samples/s": log.measured("samples_per_s")}, log))
     return [chart for chart in charts if chart.curves]
+
+
+def _charts_of_method(log: Log) -> list[Chart]:
+    """What the method says of itself: a chart for each `topic/figure`, with a curve per class where it has them."""
+    figures: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for column in log.columns:
+        topic, _, rest = column.partition("/")
+        if rest and topic not in TOPICS:
+            figure, _, series = rest.partition("/")
+            figures.setdefault(f"{topic}: {figure}".replace("_", " "), {})[series or figure] = log.measured(column)
+    return [_chart(title.capitalize(), "of the method", series, log) for title, series in figures.items()]
 
 
 def case_chart(scores: Mapping[str, float], others: Mapping[str, float]) -> CaseChart:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from semivox.atomic import atomic_write_text
 from semivox.errors import RunError, SettingError, first_line, unknown
-from semivox.methods import find_method
+from semivox.methods import ADDITIONS, find_method
 from semivox.methods.method import MethodSettings
 from semivox.planning.plan import Plan
 from semivox.sampling.views import ViewSettings
@@ -136,17 +136,43 @@ class Config(Part):
 
 
 def method_settings(choice: MethodChoice) -> MethodSettings:
-    """The typed settings of the chosen method, checked."""
+    """The typed settings of the chosen method, checked. A dotted name sets a field of a nested part."""
     Settings = find_method(choice.name).Settings
     for name in choice.settings:
-        if name not in Settings.model_fields:
+        first = name.partition(".")[0]
+        if first in ADDITIONS:
+            raise_unless_added(choice.name, first, Settings)
+        if first not in Settings.model_fields:
             sections: dict[str, type[Part]] = {"training": TrainingSettings, "inference": InferenceSettings}
             elsewhere = [f"{section}.{name}" for section, Kind in sections.items() if name in Kind.model_fields]
             raise unknown(f"setting of method '{choice.name}'", name, elsewhere or Settings.model_fields)
     try:
-        return Settings(**choice.settings)
+        return Settings(**_nested(choice.settings))
     except ValidationError as error:
-        raise SettingError(f"method '{choice.name}': {first_fault(error)}") from None
+        raise SettingError(f"method '{choice.name}': {first_fault(error, Settings)}") from None
+
+
+def raise_unless_added(method: str, addition: str, Settings: type[MethodSettings]) -> None:
+    """Tells how to put an addition on a method, where its settings are given without it."""
+    if addition not in Settings.model_fields:
+        raise SettingError(
+            f"method '{method}' goes without {addition}; put it on with --method {method}+{addition}, then its"
+            " settings are there"
+        )
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names → nested dictionaries; what is given dotted wins over what is given whole."""
+    content: dict[str, Any] = {}
+    for name in sorted(values, key=lambda name: name.count(".")):
+        *parents, last = name.split(".")
+        place = content
+        for parent in parents:
+            inner = place.get(parent)
+            place[parent] = dict(inner) if isinstance(inner, dict) else {}
+            place = place[parent]
+        place[last] = values[name]
+    return content
 
 
 def parse_assignments(assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -33,13 +33,14 @@ def health(notes: dict[str, Tensor], class_names: tuple[str, ...]) -> dict[str, 
     return values
 
 
-def columns(loss_names: list[str], class_names: tuple[str, ...]) -> list[str]:
-    """The columns of log.csv."""
+def columns(loss_names: list[str], class_names: tuple[str, ...], own: list[str]) -> list[str]:
+    """The columns of log.csv; `own` are the method's diagnostics."""
     return [
         *("step", "stage", "elapsed_s", "learning_rate", "samples_per_s", "loss"),
         *(f"loss/{name}" for name in loss_names),
         *("pseudo/kept", "pseudo/agreement"),
         *(f"pseudo/share/{name}" for name in class_names),
+        *own,
         "validation/dice",
     ]
 
@@ -101,6 +102,7 @@ class Log(lightning.Callback):
             "loss": sum(terms.values()),
             **terms,
             **health(engine.method.notes, self.class_names),
+            **engine.method.diagnostics(self.class_names),
             **self.extra,
         }
         self.extra = {}
@@ -113,7 +115,8 @@ class Log(lightning.Callback):
         self.rows.append(row)
         if any(name not in self.names for name in row):  # the first row, or a stage with further terms
             loss_names = [name.removeprefix("loss/") for name in [*self.names, *terms] if name.startswith("loss/")]
-            self.names = columns(list(dict.fromkeys(loss_names)), self.class_names)
+            own = list(engine.method.diagnostics(self.class_names))
+            self.names = columns(list(dict.fromkeys(loss_names)), self.class_names, own)
             self._rewrite()
         else:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
