@@ -60,6 +60,31 @@ def test_config_alone_trains_the_same_model_with_a_baseline_beside_it(train, tmp
         assert len(checksums) == 9
 
 
+@pytest.mark.parametrize("change", ["changed", "added", "gone"])
+def test_a_run_does_not_go_on_with_other_images(make_config, phantom, tmp_path, change):
+    data = tmp_path / "data"
+    shutil.copytree(phantom.root, data)
+    make_config().plan.save(tmp_path / "plan.yaml")
+    arguments = {"plan": tmp_path / "plan.yaml", "iterations": 2, "device": "cpu", "precision": "32", "test": False}
+    run = RunFolder(semivox.train(data, "supervised", out=tmp_path / "run", **arguments))
+    semivox.resume(run.path, iterations=3, test=False)
+    image = data / "imagesTr" / "phantom_005_0000.nii.gz"  # without a label
+    kept, table = image.read_bytes(), (data / "cases.csv").read_text()
+    if change == "changed":
+        image.write_bytes((data / "imagesTr" / "phantom_004_0000.nii.gz").read_bytes())
+    elif change == "added":
+        image.with_name("phantom_new_0000.nii.gz").write_bytes(kept)
+        (data / "cases.csv").write_text(table + table.splitlines()[6].replace("phantom_005", "phantom_new") + "\n")
+    else:
+        image.unlink()
+        (data / "cases.csv").write_text(table.replace(table.splitlines(keepends=True)[6], ""))
+    with pytest.raises(RunError, match=r"phantom_(005|new)_0000\.nii\.gz.* began; put back what was there") as caught:
+        semivox.resume(run.path, iterations=4, test=False)
+    assert "\n" not in str(caught.value)
+    assert (run.model / "model.json").exists(), "what was refused leaves all as it was"
+    assert config(run)["training"]["iterations"] == 3
+
+
 def test_extending_a_run_extends_its_baseline_too(train):
     run = train("run", baseline=True)
     semivox.resume(run.path, iterations=6, test=False)

@@ -9,22 +9,24 @@ from typing import Literal
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, Dataset
 from semivox.data.integrity import check
-from semivox.errors import DataError, SettingError
+from semivox.errors import DataError, RunError, SettingError
 from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.configure import Budget, Request, configure, refuse_contradictions, settle_budget
 from semivox.experiments.predict import inference_settings, predict_inputs
 from semivox.experiments.protocol import check_data, read_protocol
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
-from semivox.planning.fingerprint import Fingerprint, fingerprint
+from semivox.planning.fingerprint import Fingerprint, fingerprint, name_of
+from semivox.preparation.source import files_of
 from semivox.progress import progress, say
+from semivox.reporting.record import read_record
 from semivox.reporting.report import write_report
 from semivox.training.checkpoint import load_checkpoint, load_method
 from semivox.training.config import Config, DataSettings, MethodChoice
 from semivox.training.cpu import keep_heap
 from semivox.training.device import choose_device, choose_precision
 from semivox.training.environment import environment
-from semivox.training.fit import build, fit_on_devices, read_data, training_data
+from semivox.training.fit import build, fit_on_devices, open_store, read_data, training_data
 from semivox.training.run import RunFolder
 
 
@@ -194,6 +196,26 @@ def record_environment(run: RunFolder, prints: Fingerprint) -> None:
     atomic_write_text(run.environment, json.dumps(content, indent=1))
 
 
+def refuse_changed_images(run: RunFolder, config: Config, dataset: Dataset) -> None:
+    """Raises RunError where the run would go on with other images than it began with: changed, added or gone.
+
+    The store has checksums of what is trained on; no scan that is untouched since is read again.
+    """
+    began = read_record(run.path).environment.get("data", {}).get("image_sha256")
+    if began is None:
+        return
+    mend = "put back what was there, or start the run anew with another --out"
+    store = open_store(config, dataset)
+    for case in dataset.split("train") + dataset.split("val"):
+        for source in store.sources(case.id):
+            if began.get(name_of(Path(source.path), dataset.root)) != source.sha256:
+                raise RunError(f"{source.path}: was changed or added since {run.path} began; {mend}")
+    here = {name_of(file, dataset.root) for case in dataset for file in files_of(case.id, case.images)}
+    for name in began:
+        if name not in here:
+            raise RunError(f"{dataset.root}: {name} is gone since {run.path} began; {mend}")
+
+
 def prepare_baseline(run: RunFolder, config: Config) -> None:
     """Lays out the labelled-only run beside `run`: same steps, seed, plan, views and averaging of weights."""
     Settings = find_method("supervised").Settings
@@ -219,6 +241,7 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
             f"--iterations {iterations}: '{config.method.name}' has several stages whose lengths would change; start a"
             " new run with another --out"
         )
+    refuse_changed_images(run, config, dataset)
     config = config.model_copy(update={"training": config.training.model_copy(update={"iterations": iterations})})
     run.forget_results()
     config.save(run.config)
@@ -232,6 +255,8 @@ def complete(run: RunFolder, config: Config, test: bool) -> None:
     dataset = training_data(whole, config.data.labelled)
     refuse_contradictions(config, dataset)
     if not (run.model / "model.json").exists():
+        if run.last.exists():
+            refuse_changed_images(run, config, dataset)
         say(f"training {config.method.name}, {config.training.iterations} iterations, in {run.path}")
         fit_on_devices(config, run)
         keep_model(run, config, dataset)

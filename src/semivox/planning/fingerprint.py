@@ -185,6 +185,10 @@ def _checksums(files: Iterable[Path], root: Path) -> Iterable[tuple[str, str]]:
     for path in files:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                name = file.relative_to(root) if file.is_relative_to(root) else file
                 with open(file, "rb") as content:
-                    yield name.as_posix(), hashlib.file_digest(content, "sha256").hexdigest()
+                    yield name_of(file, root), hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def name_of(file: Path, root: Path) -> str:
+    """By what name a checksum goes: relative to the data set at `root` where the file lies inside, else whole."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()

@@ -40,7 +40,7 @@ from semivox.preparation.placement import Placement
 from semivox.preparation.prepare import prepare_image, prepare_label
 from semivox.preparation.settings import Preparation
 from semivox.preparation.size import header_grid, store_size
-from semivox.preparation.source import are_untouched, files_of, hold_the_same, sources_of
+from semivox.preparation.source import Source, are_untouched, files_of, hold_the_same, sources_of
 
 FORMAT = 1
 """Version of the layout above and of the values in it: raise it with either."""
@@ -77,7 +77,11 @@ class Store:
 
     def placement(self, case_id: str) -> Placement:
         """How the case came from its file's grid to the prepared one. Raises RunError as `image` does."""
-        return self._placement(self._case(case_id))
+        return self._image_record(self._case(case_id)).placement
+
+    def sources(self, case_id: str) -> tuple[Source, ...]:
+        """The files that the prepared image was made from, with their checksums. Raises RunError as `image` does."""
+        return self._image_record(self._case(case_id)).sources
 
     def label(self, case_id: str) -> np.ndarray:
         """The prepared label, class indices uint8 (X, Y, Z), read-only; made now where it is not there yet.
@@ -144,11 +148,11 @@ class Store:
         maps = [asdict(label_map) for label_map in (self.dataset.labels, case.label_map) if label_map]
         return self._entry(f"labels-{digest([maps, annotated])[:8]}", case)
 
-    def _placement(self, case: Case) -> Placement:
+    def _image_record(self, case: Case) -> Record:
         record = self._image_entry(case).record()
         if record is None:
             raise damaged(self._image_entry(case).array, self.folder)
-        return record.placement
+        return record
 
     def _opened(self, key: tuple[str, str], entry: Entry) -> Any:
         if len(self._open) >= OPEN_FILES:
@@ -164,7 +168,7 @@ class Store:
         record = self._label_entry(case).record()
         return (
             record is not None
-            and record.placement == self._placement(case)
+            and record.placement == self._image_record(case).placement
             and are_untouched(record.sources, files_of(case.id, [_label_file(case)]))
         )
 
@@ -183,7 +187,7 @@ class Store:
 
     def _make_label(self, case: Case) -> None:
         entry, now = self._label_entry(case), sources_of(case.id, [_label_file(case)])
-        placement = self._placement(case)
+        placement = self._image_record(case).placement
         volume = read_classes(case, self.dataset, placement.source_grid)
         with _naming(case.id, _label_file(case)):
             label = prepare_label(volume.array, placement, self.preparation)
