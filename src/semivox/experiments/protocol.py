@@ -28,7 +28,7 @@ from semivox.data.case import Case, Dataset
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError, first_line, unknown
 from semivox.experiments.shipped import SHIPPED, protocol_names
-from semivox.methods import ALIASES, method_names, registered_name
+from semivox.methods import ALIASES, method_names, registered_name, split_addition
 from semivox.planning.plan import Plan
 from semivox.progress import say
 from semivox.sampling.views import ViewSettings
@@ -167,7 +167,7 @@ class Protocol(Part):
         for method in self.methods:
             if ".py:" in method:
                 continue
-            if registered_name(method) not in method_names():
+            if registered_name(split_addition(method)[0]) not in method_names():
                 raise ValueError(f"methods: {unknown('method', method, method_names())}")
             if method in ALIASES:
                 raise ValueError(f"methods: write '{ALIASES[method]}' for '{method}'")
@@ -179,11 +179,12 @@ class Protocol(Part):
         return self.name if self._file is None else str(self._file)
 
     def recipe(self, method: str) -> Recipe:
-        """What the protocol says of `method`; its general part where it does not name it.
+        """What the protocol says of `method`, or of the method below its addition; else its general part.
 
         Raises SettingError for a setting that does not exist or a value that does not fit.
         """
-        entry = self.methods.get(whole_name(method), MethodEntry())
+        names = (whole_name(method), whole_name(split_addition(method)[0]))
+        entry = next((self.methods[name] for name in names if name in self.methods), MethodEntry())
         if entry.settings:
             method_settings(MethodChoice(name=method, settings=entry.settings))
         where = f"methods.{method}"

@@ -75,11 +75,11 @@ def registered_name(name: str) -> str:
     normal = ALIASES.get(normal, normal)
     if normal in METHODS:
         return normal
-    method, plus, addition = _parts(name)
+    method, plus, addition = split_addition(name)
     return f"{registered_name(method)}+{addition}" if plus else name
 
 
-def _parts(name: str) -> tuple[str, bool, str]:
+def split_addition(name: str) -> tuple[str, bool, str]:
     """`method+addition` → the method's name, True, the addition's registered name; other names → themselves, False."""
     method, plus, addition = name.rpartition("+")
     normal = addition.lower().replace("-", "_")
@@ -95,7 +95,7 @@ def find_method(name: str) -> "type[Method]":
     listed = registered_name(name)
     if listed in METHODS:
         return _load(METHODS[listed])
-    method, plus, addition = _parts(name)
+    method, plus, addition = split_addition(name)
     if plus:
         return _load(ADDITIONS[addition])(find_method(method))
     if ".py:" in name:
