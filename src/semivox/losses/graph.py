@@ -17,7 +17,7 @@ def cell_affinity(features: Tensor, temperature: float, form: Affinity = "deepcu
     attract and the others repel one another. printed: (F Fᵀ - max(F Fᵀ)) / τ, as a summary of GraphCL (Wang et al.,
     ICML 2025) has it; there nothing is above 0, so that nothing attracts.
     """
-    gram = full_precision(features) @ full_precision(features).transpose(1, 2)
+    gram = products(features)
     largest = gram.amax((1, 2), keepdim=True)
     return gram - largest / temperature if form == "deepcut" else (gram - largest) / temperature
 
@@ -29,7 +29,7 @@ def correlation_clustering(affinity: Tensor, clusters: Tensor, counted: Tensor |
     take part, n of them; a scan without any does not count. The shift Σ_ij max(W_ij, 0) / n², reached only where all
     that attract share a cluster and no others do, carries no gradient.
     """
-    together = full_precision(clusters) @ full_precision(clusters).transpose(1, 2)
+    together = products(clusters)
     if counted is None:
         counted = torch.ones_like(clusters[:, :, 0], dtype=torch.bool)
     pairs = counted.unsqueeze(1) & counted.unsqueeze(2)
@@ -37,6 +37,13 @@ def correlation_clustering(affinity: Tensor, clusters: Tensor, counted: Tensor |
     cells = pairs.sum((1, 2))
     values = ((best - affinity * together) * pairs).sum((1, 2)) / cells.clamp(min=1)
     return batch_mean(values, (cells > 0).to(values.dtype))
+
+
+def products(rows: Tensor) -> Tensor:
+    """X Xᵀ (B, N, N) of X (B, N, A), never in half precision."""
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = full_precision(rows)
+        return rows @ rows.transpose(1, 2)
 
 
 def normalised_graph(affinity: Tensor) -> Tensor:

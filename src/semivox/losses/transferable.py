@@ -32,7 +32,7 @@ def class_moments(
     It holds the count, the sum and the second moments; Gram matrices of parts of a batch add up to that of the whole.
     features: (B, A, *space). label: (B, *space) class indices, `IGNORE` does not count. reference: (K, A), subtracted
     first, since second moments about a far origin lose their digits. weight: (B, *space), v, how much a voxel counts.
-    Without gradient.
+    Without gradient. One feature that is not finite, counted or not, leaves none of them finite.
     """
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         samples, width = features.shape[:2]
@@ -55,7 +55,7 @@ def class_moments(
 def mean_and_covariance(moments: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gram matrices of `class_moments` → count (K,), mean (K, A) and covariance (K, A, A), divided by the count.
 
-    A class without a voxel, or with a feature that is not finite, has count 0 and zeros.
+    A class without a voxel, or whose Gram matrix is not finite, has count 0 and zeros.
     """
     sound = moments.isfinite().all(2).all(1) & (moments[:, 0, 0] > 0)
     moments = moments.where(sound[:, None, None], 0)
@@ -86,14 +86,15 @@ def augmentation_table(weights: Tensor, shift: Tensor, covariance: Tensor, stren
     weights: (K, A), w of the classifier, through which the gradient flows. shift: (K, A), Δμ. covariance: (K, A, A),
     or (K, A) where only the diagonal is known. strength: α.
     """
-    weights = full_precision(weights)
-    apart = weights.unsqueeze(0) - weights.unsqueeze(1)
-    moved = torch.einsum("kca,ka->kc", apart, shift)
-    if covariance.ndim == 2:
-        spread = torch.einsum("kca,ka,kca->kc", apart, covariance, apart)
-    else:
-        spread = torch.einsum("kca,kab,kcb->kc", apart, covariance, apart)
-    return strength * (moved + 0.5 * spread)
+    with torch.autocast(weights.device.type, enabled=False):
+        weights = full_precision(weights)
+        apart = weights.unsqueeze(0) - weights.unsqueeze(1)
+        moved = torch.einsum("kca,ka->kc", apart, shift)
+        if covariance.ndim == 2:
+            spread = torch.einsum("kca,ka,kca->kc", apart, covariance, apart)
+        else:
+            spread = torch.einsum("kca,kab,kcb->kc", apart, covariance, apart)
+        return strength * (moved + 0.5 * spread)
 
 
 def transferable_cross_entropy(
