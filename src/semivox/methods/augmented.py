@@ -98,7 +98,7 @@ class Augmented(Method):
 def augmented(Base: type[Method]) -> type[Augmented]:
     """`Base` with the augmentation; its settings are those of `Base` and `transferable_augmentation`."""
 
-    class Settings(Base.Settings, Augmented.Settings):  # type: ignore[name-defined]
+    class Settings(Augmented.Settings, Base.Settings):  # type: ignore[name-defined]
         pass
 
     attributes = {

@@ -42,7 +42,7 @@ class TransMedSeg(Augmented):
 
     Base = BidirectionalCopyPaste
 
-    class Settings(BidirectionalCopyPaste.Settings, Augmented.Settings):
+    class Settings(Augmented.Settings, BidirectionalCopyPaste.Settings):
         graph: Literal["off", "clustering", "clustering_and_alignment"] = "clustering_and_alignment"
         """Which of GraphCL's terms take part; `off` is copy-paste with the augmentation alone."""
         clustering_weight: float = Field(0.01, ge=0)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from semivox.methods import ALIASES, find_method, method_names, registered_name
+from semivox.methods import ADDITION_ALIASES, ADDITIONS, ALIASES, find_method, method_names, registered_name
 from semivox.methods.method import Method
 from semivox.networks import MONAI, NETWORKS, find_network
 from semivox.reporting.settings import Field, fields
@@ -24,9 +24,15 @@ def list_methods() -> str:
     ]
     footer = (
         "cost: arithmetic of a step, labelled-only training is 1 (both streams of one size). `semivox methods NAME`"
-        " explains one.\nSSL: semi-supervised learning; partial labels: each data set labels its own organs."
+        " explains one.\nSSL: semi-supervised learning; partial labels: each data set labels its own organs.\n"
+        f"NAME+ADDITION puts an addition on a method with a teacher: {', '.join(map(_addition, ADDITIONS))}."
     )
     return "\n".join([*lines, "", footer])
+
+
+def _addition(name: str) -> str:
+    short = [alias for alias, target in ADDITION_ALIASES.items() if target == name]
+    return f"{name} (also: {', '.join(short)})"
 
 
 def describe_method(name: str) -> str:

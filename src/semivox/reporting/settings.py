@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,15 +21,22 @@ class Field:
 
 
 def fields(Settings: type[BaseModel]) -> list[Field]:
-    """The settings of a model, those of its bases first, with the string literal that follows each as its doc."""
+    """The settings of a model, those of its bases first, with the string literal that follows each as its doc.
+
+    A field that is itself a model gives its own fields, under dotted names.
+    """
     docs: dict[str, str] = {}
     for Kind in reversed(Settings.__mro__):
         if issubclass(Kind, BaseModel) and Kind is not BaseModel:
             docs |= attribute_docs(Kind)
-    return [
-        Field(name, _type_name(info.annotation), info.get_default(call_default_factory=True), docs.get(name, ""))
-        for name, info in Settings.model_fields.items()
-    ]
+    found = []
+    for name, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found += [replace(inner, name=f"{name}.{inner.name}") for inner in fields(info.annotation)]
+        else:
+            default = info.get_default(call_default_factory=True)
+            found.append(Field(name, _type_name(info.annotation), default, docs.get(name, "")))
+    return found
 
 
 def attribute_docs(Kind: type) -> dict[str, str]:
