@@ -97,6 +97,8 @@ class Augmented(Method):
 @functools.cache
 def augmented(Base: type[Method]) -> type[Augmented]:
     """`Base` with the augmentation; its settings are those of `Base` and `transferable_augmentation`."""
+    if issubclass(Base, Augmented):
+        raise SettingError(f"{Base.__name__} has transferable_augmentation already; name it without the addition")
 
     class Settings(Augmented.Settings, Base.Settings):  # type: ignore[name-defined]
         pass

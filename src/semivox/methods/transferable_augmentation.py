@@ -183,8 +183,12 @@ class TransferableAugmentation(nn.Module):
                 "transferable_augmentation needs a method with a student and a teacher; add it to mean_teacher,"
                 " uncertainty_aware_mean_teacher, bidirectional_copy_paste or alternate_diverse_teaching"
             )
-        student = teachers[0].source
-        assert isinstance(student, Network)
+        student, *copies = [teachers[0].source, *(teacher.module for teacher in teachers)]
+        if not isinstance(student, Network):
+            raise SettingError(
+                f"transferable_augmentation: the teacher of {type(method).__name__} is the average of a"
+                f" {type(student).__name__}, not of a network; give problem.average() the student's network"
+            )
         self._student = (student, linear_part(student))
         width = self._student[1].weight.shape[1]
         self.source = ClassMemory(classes, width)
@@ -192,9 +196,9 @@ class TransferableAugmentation(nn.Module):
         self.register_buffer("table", torch.zeros(classes, classes), persistent=False)
         student.register_forward_pre_hook(self._before_student)
         student.classifier.register_forward_hook(self._read_student)
-        for teacher in teachers:
-            assert isinstance(teacher.module, Network)
-            teacher.module.classifier.register_forward_hook(self._read_teacher)
+        for copy in copies:
+            assert isinstance(copy, Network)
+            copy.classifier.register_forward_hook(self._read_teacher)
 
     # What is overheard -----------------------------------------------------------------------------------------------
 
