@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semivox.preparation.cropping import body_box, whole_box
+from semivox.preparation.cropping import body_box, centre_box, whole_box
 
 
 def test_the_box_holds_what_differs_from_the_corners():
@@ -55,3 +55,19 @@ def test_the_box_is_the_smallest_that_holds_the_body(voxels):
     for voxel in voxels:
         array[(0, *voxel)] = 1
     assert body_box(array) == tuple((min(places), max(places) + 1) for places in zip(*voxels, strict=True))
+
+
+@given(st.tuples(*[st.integers(1, 700)] * 3))
+def test_two_thirds_are_the_half_of_the_axis_plus_and_minus_its_third(shape):
+    box = centre_box(shape, (2 / 3, 2 / 3, None))
+    for length, ends in zip(shape[:2], box[:2], strict=True):
+        third = length // 3
+        assert ends == ((length // 2 - third, length // 2 + third) if third else (length // 2, length // 2 + 1))
+    assert box[2] == (0, shape[2])
+
+
+@given(st.integers(1, 300), st.floats(0.01, 1))
+def test_the_middle_lies_inside_and_has_at_most_its_share(length, share):
+    start, stop = centre_box((length, 1, 1), (share, None, None))[0]
+    assert 0 <= start < stop <= length
+    assert stop - start <= max(length * share + 1e-3, 1)

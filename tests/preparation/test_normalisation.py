@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from semivox.errors import DataError, SettingError
 from semivox.preparation.normalisation import normalise
 from semivox.preparation.settings import Normalisation
+
+
+def slow_percentile(values, percent):
+    """Between the two nearest of the sorted values, by the share of the way."""
+    ordered = sorted(float(value) for value in np.ravel(values))
+    place = percent / 100 * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 @pytest.fixture
@@ -67,3 +77,34 @@ def test_voxels_that_are_no_numbers_are_refused(wrong):
 def test_a_number_that_the_plan_lacks_is_named(scan):
     with pytest.raises(SettingError, match="needs `mean`"):
         normalise(scan, Normalisation(kind="ct", low=0, high=1, deviation=1))
+
+
+def test_percentiles_of_the_case_clip_it_first(scan):
+    low, high = slow_percentile(scan, 0.5), slow_percentile(scan, 99.5)
+    expected = [(min(max(float(value), low), high) - low) / (high - low) for value in scan.ravel()]
+    settings = Normalisation(kind="minmax", low_percentile=0.5, high_percentile=99.5)
+    assert np.allclose(normalise(scan, settings).ravel(), expected, atol=1e-5)
+
+
+def test_one_end_may_be_a_number_and_the_other_a_percentile(scan):
+    high = slow_percentile(scan, 98)
+    clipped = np.array([min(max(float(value), 0.0), high) for value in scan.ravel()])
+    expected = (clipped - clipped.mean()) / clipped.std()
+    settings = Normalisation(kind="zscore", low=0, high_percentile=98)
+    assert np.allclose(normalise(scan, settings).ravel(), expected, atol=1e-5)
+    assert normalise(scan, Normalisation(kind="none", low=0, high_percentile=98)).min() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 0, "low_percentile": 1}, "low and low_percentile exclude each other"),
+        ({"kind": "ct", "high_percentile": 99}, "give high in place of high_percentile"),
+        ({"low": 5, "high": 5}, r"clips to \[5, 5\]; the first must be the smaller one"),
+        ({"low_percentile": 99, "high_percentile": 1}, "the first must be the smaller one"),
+        ({"high_percentile": 101}, "less than or equal to 100"),
+    ],
+)
+def test_a_clipping_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Normalisation(**settings)

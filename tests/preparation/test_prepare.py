@@ -125,3 +125,74 @@ def test_the_largest_shape_is_that_of_an_uncropped_scan():
     plan = preparation(spacing_mm=(0.7, 1.3, 1.1), crop="none")
     array, _ = prepare_image(volume, plan)
     assert largest_shape(volume.grid, plan) == array.shape[1:]
+
+
+def slow_linear(values, shape):
+    """Trilinear on grids that share their outer edges, voxel by voxel; beyond the border its value goes on."""
+    result = np.zeros(shape)
+    for place in np.ndindex(shape):
+        corners = []
+        for target, n, m in zip(place, values.shape, shape, strict=True):
+            source = min(max((target + 0.5) * n / m - 0.5, 0), n - 1)
+            below = int(source)
+            corners.append(((below, 1 - (source - below)), (min(below + 1, n - 1), source - below)))
+        for x, wx in corners[0]:
+            for y, wy in corners[1]:
+                for z, wz in corners[2]:
+                    result[place] += wx * wy * wz * values[x, y, z]
+    return result
+
+
+def test_a_scan_is_resized_first_and_then_clipped_and_scaled_where_the_plan_says_so():
+    volume = scan((7, 6, 5))
+    window = Normalisation(kind="minmax", low=-75, high=275)
+    fields = {"crop": "none", "resample": "size", "size": (9, 4, 8), "image_order": 1, "label_order": 0}
+    after, before = (
+        prepare_image(volume, Preparation(normalisation=(window,), normalise_after_resampling=late, **fields))[0][0]
+        for late in (True, False)
+    )
+    resized = np.clip(slow_linear(volume.array[0, ::-1].astype(float), (9, 4, 8)), -75, 275)
+    assert np.allclose(after, (resized - resized.min()) / (resized.max() - resized.min()), atol=1e-5)
+    assert (after.min(), after.max()) == (0, 1)
+    assert not np.allclose(before, after, atol=1e-3), "clipping and interpolation do not commute"
+
+
+def test_nearest_neighbours_of_images_and_labels_are_the_same_voxels():
+    volume = scan((7, 6, 5))
+    plan = Preparation(
+        crop="centre",
+        crop_share=(2 / 3, 2 / 3, None),
+        resample="size",
+        size=(11, 9, 8),
+        image_order=0,
+        label_order=0,
+        normalisation=(Normalisation(kind="minmax", low_percentile=0.5, high_percentile=99.5),),
+        normalise_after_resampling=True,
+    )
+    array, placement = prepare_image(volume, plan)
+    middle = volume.array[0, ::-1][1:5, 1:5]
+    assert placement.box == ((1, 5), (1, 5), (0, 5))
+    expected = np.zeros((11, 9, 8))
+    for place in np.ndindex(expected.shape):
+        source = [int((at + 0.5) * n / m) for at, n, m in zip(place, middle.shape, expected.shape, strict=True)]
+        expected[place] = middle[tuple(source)]
+    low, high = np.percentile(expected, (0.5, 99.5))
+    assert np.allclose(array[0], (np.clip(expected, low, high) - low) / (high - low), atol=1e-5)
+    classes = (volume.array[0] > 100).astype(np.uint8)
+    assert np.array_equal(prepare_label(classes, placement, plan), expected > 100)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_voxels_that_are_no_numbers_are_refused_in_either_order(late):
+    volume = scan((7, 6, 5))
+    values = volume.array.astype(np.float32)
+    values[0, 2, 2, 2] = np.nan
+    plan = preparation(resample="none", crop="none", normalise_after_resampling=late)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        prepare_image(Volume(values, volume.grid), plan)
+
+
+@pytest.mark.parametrize("fields", [{"crop": "centre"}, {"crop": "body", "crop_share": (0.5, 0.5, None)}])
+def test_a_share_belongs_to_the_crop_of_the_centre(fields):
+    with pytest.raises(ValueError, match="crop 'centre' and crop_share belong together"):
+        preparation(**fields)

@@ -1,15 +1,36 @@
-"""The body in a scan: what differs from a constant background. It is found in the image alone, never in a label."""
+"""Which part of a scan is kept. It is found in the image alone, never in a label."""
+
+from collections.abc import Iterable
+from math import floor
 
 import numpy as np
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First voxel and the one after the last, along X, Y, Z."""
 
+ROUNDING = 1e-6
+"""Two thirds of 9 voxels are 6, and not a rounding error less."""
+
 
 def whole_box(shape: tuple[int, ...]) -> Box:
     """The box that holds all of an array of shape (..., X, Y, Z)."""
     x, y, z = shape[-3:]
     return (0, x), (0, y), (0, z)
+
+
+def centre_box(shape: tuple[int, ...], shares: Iterable[float | None]) -> Box:
+    """The middle of an array of shape (..., X, Y, Z): n // 2 ± half of each share, rounded down; None keeps all.
+
+    At least one voxel is kept of an axis.
+    """
+    ends = []
+    for length, share in zip(shape[-3:], shares, strict=True):
+        half = floor(length * share / 2 + ROUNDING) if share is not None else 0
+        whole = share is None or 2 * half >= length
+        middle = length // 2
+        ends.append((0, length) if whole else (middle - half, middle + max(half, 1)))
+    x, y, z = ends
+    return x, y, z
 
 
 def body_box(array: np.ndarray) -> Box:

@@ -1,12 +1,14 @@
 """How a case is brought from its file into the store: the part of a plan that decides what a store holds."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from semivox.settings import Part
 
 Above0 = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 
 
@@ -17,16 +19,38 @@ class Normalisation(Part):
     """zscore: per case, zero mean and unit variance. minmax: per case, [smallest, largest] → [0, 1]. ct: clip to
     [low, high], then (x - mean) / deviation, the same for all cases. range: [low, high] → [0, 1]. none: as it is."""
     low: float | None = None
+    """Where it is given, whatever the kind, what lies below is first set to it; ct and range need it. So with high."""
     high: float | None = None
+    low_percentile: Percentile | None = None
+    """In place of low: this percentile of the voxels of the case, interpolated linearly. So with high_percentile."""
+    high_percentile: Percentile | None = None
     mean: float | None = None
     deviation: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for end in ("low", "high"):
+            percentile = f"{end}_percentile"
+            if getattr(self, percentile) is None:
+                continue
+            if getattr(self, end) is not None:
+                raise ValueError(f"{end} and {percentile} exclude each other; give one of them")
+            if self.kind in ("ct", "range"):
+                raise ValueError(f"kind '{self.kind}' is the same for all cases; give {end} in place of {percentile}")
+        for low, high in ((self.low, self.high), (self.low_percentile, self.high_percentile)):
+            if low is not None and high is not None and low >= high:
+                raise ValueError(f"clips to [{low:g}, {high:g}]; the first must be the smaller one")
+        return self
 
 
 class Preparation(Part):
     """How a case is brought from its file into the store. The store's key is made of this and the images."""
 
-    crop: Literal["body", "none"] = "body"
-    """body: cut away a constant background, found in the image alone (never in a label)."""
+    crop: Literal["body", "centre", "none"] = "body"
+    """body: cut away a constant background, found in the image alone (never in a label). centre: keep `crop_share`."""
+    crop_share: tuple[Share | None, Share | None, Share | None] | None = None
+    """For `crop: centre`, how much of X, Y, Z is kept about the middle voxel: n // 2 ± half of it, rounded down; null
+    keeps all."""
     resample: Literal["spacing", "size", "none"] = "spacing"
     spacing_mm: tuple[Above0 | None, Above0 | None, Above0 | None] | None = None
     """Target voxel size along X, Y, Z (RAS) for `resample: spacing`; null keeps the scan's own on that axis."""
@@ -40,4 +64,12 @@ class Preparation(Part):
     """Axis with much thicker slices; interpolated with order 0 there."""
     normalisation: tuple[Normalisation, ...]
     """One per channel."""
+    normalise_after_resampling: bool = False
+    """Whether statistics and clipping are those of the resampled scan, as some published scripts have it."""
     compression: Literal["none", "blosc2"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.crop == "centre") != (self.crop_share is not None):
+            raise ValueError("crop 'centre' and crop_share belong together; give both or none")
+        return self
