@@ -6,17 +6,52 @@ import pytest
 
 from semivox.methods import METHODS
 from semivox.testing import CHECKS, Candidate
+from semivox.testing.checks import (
+    a_batch_may_lack_classes_labels_and_voxels,
+    a_killed_run_resumes_exactly,
+    a_loaded_model_predicts_what_the_trained_one_does,
+    gradient_reaches_every_trained_weight,
+    losses_are_finite_and_never_negative,
+    losses_in_bf16_are_near_those_in_float32,
+    two_processes_give_the_loss_and_gradient_of_one,
+)
+
+FURTHER = {
+    "mean_teacher+transferable_augmentation": {},
+    "uncertainty_aware_mean_teacher+transferable_augmentation": {"passes": 2},
+    "bidirectional_copy_paste+transferable_augmentation": {"transferable_augmentation.direction": "teacher"},
+    "alternate_diverse_teaching+transferable_augmentation": {"transferable_augmentation.source": "clean"},
+    "transmedseg": {"graph": "off", "transferable_augmentation.mean_over": "classes"},
+}
+"""Compositions, and settings that change what is computed."""
+MOST_TELLING = (
+    losses_are_finite_and_never_negative,
+    a_batch_may_lack_classes_labels_and_voxels,
+    losses_in_bf16_are_near_those_in_float32,
+    gradient_reaches_every_trained_weight,
+    a_loaded_model_predicts_what_the_trained_one_does,
+    a_killed_run_resumes_exactly,
+    two_processes_give_the_loss_and_gradient_of_one,
+)
 
 
 @lru_cache(maxsize=1)
-def candidate(name: str) -> Candidate:
+def candidate(name: str, further: bool = False) -> Candidate:
     """One at a time, so that its checks share a run."""
-    return Candidate(name)
+    return Candidate(name, FURTHER[name] if further else {})
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", METHODS)
 def test_contract(name, check, two_processes):
     method = candidate(name)
+    method.processes = two_processes
+    check(method)
+
+
+@pytest.mark.parametrize("check", MOST_TELLING, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", FURTHER)
+def test_contract_of_compositions(name, check, two_processes):
+    method = candidate(name, further=True)
     method.processes = two_processes
     check(method)

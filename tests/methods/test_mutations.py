@@ -3,9 +3,13 @@
 That the methods as they are pass these checks and tests is what test_contract.py and the methods' own files show.
 """
 
+import functools
+import importlib
 import inspect
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -31,7 +35,8 @@ READ_HIDDEN_LABEL = (
 class Mutation:
     """`old` (the `place`-th of its kind in the method's file) becomes `new`; `found_by` must then fail.
 
-    found_by: a check, or the name of a test in the method's own file, parameters in brackets.
+    found_by: a check, or the name of a test in the method's own file, parameters in brackets. function:
+    `module:function` that has the fault, where the method's file is not the one; for tests only.
     """
 
     method: str
@@ -40,10 +45,18 @@ class Mutation:
     new: str
     found_by: Check | str
     place: int = 0
+    function: str = ""
+
+    @property
+    def faulty_function(self) -> FunctionType:
+        """What `function` names."""
+        module, _, path = self.function.partition(":")
+        return inspect.unwrap(functools.reduce(getattr, path.split("."), importlib.import_module(module)))
 
     def text(self) -> str:
-        """The method's file with the fault."""
-        source = inspect.getsource(inspect.getmodule(find_method(self.method)))
+        """The function or the method's file with the fault."""
+        faulty = self.faulty_function if self.function else inspect.getmodule(find_method(self.method))
+        source = textwrap.dedent(inspect.getsource(faulty))
         parts = source.split(self.old)
         assert len(parts) > self.place + 1, f"{self.method}: its file has no {self.place + 1} times {self.old!r}"
         before, after = self.old.join(parts[: self.place + 1]), self.old.join(parts[self.place + 1 :])
@@ -303,6 +316,82 @@ MUTATIONS = (
         "reverse=False",
         "test_the_reliable_half_keeps_its_labels_and_the_rest_gets_new_ones",
     ),
+    Mutation(
+        "transmedseg",
+        "average off",
+        "    def optimisers(self)",
+        "    def after_step(self, clock: Clock) -> None:\n        pass\n\n    def optimisers(self)",
+        averages_follow_their_sources,
+    ),
+    Mutation(
+        "transmedseg",
+        "sign of the clustering flipped",
+        'terms["clustering"] = self',
+        'terms["clustering"] = -self',
+        losses_are_finite_and_never_negative,
+    ),
+    Mutation(
+        "transmedseg",
+        "nothing is aligned",
+        "self.graph(gave) if self.training else gave",
+        "gave",
+        gradient_reaches_every_trained_weight,
+    ),
+    Mutation(
+        "transmedseg",
+        "samples of a batch mix in prediction",
+        "self.graph(gave) if self.training else gave",
+        "self.graph(gave)",
+        "test_a_sample_is_predicted_by_itself_whatever_is_beside_it",
+    ),
+    Mutation(
+        "transmedseg",
+        "sign of the shift flipped",
+        "end.mean - start.mean",
+        "start.mean - end.mean",
+        "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
+        function="semivox.methods.transferable_augmentation:TransferableAugmentation.term",
+    ),
+    Mutation(
+        "transmedseg",
+        "half of the covariance is not taken",
+        "0.5 * spread",
+        "spread",
+        "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
+        function="semivox.losses.transferable:augmentation_table",
+    ),
+    Mutation(
+        "transmedseg",
+        "labels of the other region leak",
+        "annotated(stream.label, stream.known), weight)",
+        "annotated(stream.label, stream.known), None)",
+        "test_the_augmentation_needs_no_label_of_an_unlabelled_scan_and_no_truth_elsewhere",
+        function="semivox.methods.transferable_augmentation:TransferableAugmentation.hear",
+    ),
+    Mutation(
+        "transmedseg",
+        "the source is not updated",
+        "self.source.update(self.source.moments(self.labelled), self._decay)",
+        "",
+        "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
+        function="semivox.methods.transferable_augmentation:TransferableAugmentation.term",
+    ),
+    Mutation(
+        "transmedseg",
+        "the target is not updated",
+        "self.target.update(self.target.moments(parts), self._decay)",
+        "",
+        "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
+        function="semivox.methods.transferable_augmentation:TransferableAugmentation._use_teachers",
+    ),
+    Mutation(
+        "transmedseg",
+        "the strength does not ramp",
+        "clock.stage_progress if",
+        "1.0 if",
+        "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
+        function="semivox.methods.transferable_augmentation:TransferableAugmentation.term",
+    ),
 )
 
 
@@ -324,16 +413,23 @@ def test_every_method_has_a_mutation():
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.method}: {mutation.fault}")
 def test_a_fault_in_a_method_is_found(mutation: Mutation, tmp_path: Path, monkeypatch, two_processes):
     name = f"mutated_{MUTATIONS.index(mutation)}"
-    file = tmp_path / f"{name}.py"
-    file.write_text(mutation.text(), encoding="utf-8")
-    kind = find_method(mutation.method).__name__
-    find_method(f"{file}:{kind}")  # the text with the fault is still a method
-    if callable(mutation.found_by):
-        with pytest.raises(AssertionError):
-            mutation.found_by(Candidate(f"{file}:{kind}", processes=two_processes))
-        return
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METHODS, mutation.method, f"{name}:{kind}")
+    if mutation.function:
+        function = mutation.faulty_function
+        namespace = dict(vars(inspect.getmodule(function)))
+        exec(mutation.text(), namespace)
+        # In place, so that whoever has imported the function has its fault.
+        monkeypatch.setattr(function, "__code__", inspect.unwrap(namespace[function.__name__]).__code__)
+    else:
+        file = tmp_path / f"{name}.py"
+        file.write_text(mutation.text(), encoding="utf-8")
+        kind = find_method(mutation.method).__name__
+        find_method(f"{file}:{kind}")  # the text with the fault is still a method
+        if callable(mutation.found_by):
+            with pytest.raises(AssertionError):
+                mutation.found_by(Candidate(f"{file}:{kind}", processes=two_processes))
+            return
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setitem(METHODS, mutation.method, f"{name}:{kind}")
     own = Path(__file__).with_name(f"test_{mutation.method.removesuffix('_plus')}.py")
     outcomes = Outcomes()
     pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"{own}::{mutation.found_by}"], plugins=[outcomes])
