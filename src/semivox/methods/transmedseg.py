@@ -44,8 +44,8 @@ class TransMedSeg(Augmented):
 
     class Settings(Augmented.Settings, BidirectionalCopyPaste.Settings):
         graph: Literal["off", "clustering", "clustering_and_alignment"] = "clustering"
-        """GraphCL's terms that take part. off: copy-paste with the augmentation alone. Alignment, of which one summary is
-        all that is known, is left out by default: measured by us, one of two runs on development cases fell apart."""
+        """GraphCL's terms that take part. off: copy-paste with the augmentation alone. Alignment, of which one summary
+        is all that is known, is out by default: measured by us, one of two runs on development cases fell apart."""
         clustering_weight: float = Field(0.01, ge=0)
         """κ: weight of the clustering term."""
         temperature: float = Field(2.0, gt=0)
