@@ -45,6 +45,7 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 PositiveBounds = Annotated[Bounds, AfterValidator(_positive)]
 Widths = Annotated[Bounds, AfterValidator(_not_negative)]
 Shares = Annotated[PositiveBounds, AfterValidator(_share)]
+Portions = Annotated[Widths, AfterValidator(_share)]
 
 
 class StrongSettings(Part):

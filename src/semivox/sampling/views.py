@@ -2,10 +2,11 @@
 
 crop ─► plain                                   (as it is)
      └► geometry ─► weak ─┬► noisy              (clipped Gaussian noise)
-                          └► strong             (contrast, brightness, gamma, blur, low resolution, noise)
+                          └► strong             (a look, contrast, brightness, gamma, blur, low resolution, noise)
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from semivox.sampling.batch import Batch, RawBatch, RawStream, Stream
 from semivox.sampling.draws import seed_of
 from semivox.sampling.geometry import WeakSettings
 from semivox.sampling.intensity import NoisySettings, StrongSettings, clipped_noise, strong
+from semivox.sampling.mixing import partners
+from semivox.sampling.style import StyleSettings, counterparts, styled
 from semivox.settings import Part
 
 
@@ -24,6 +27,7 @@ class ViewSettings(Part):
     weak: WeakSettings = WeakSettings()
     noisy: NoisySettings = NoisySettings()
     strong: StrongSettings = StrongSettings()
+    style: StyleSettings = StyleSettings()
 
 
 @torch.no_grad()
@@ -32,20 +36,60 @@ def make_batch(raw: RawBatch, views: Views, device: torch.device | str, settings
     device = torch.device(device)
     # Views are made in float32 also where the training step runs in half precision.
     with torch.autocast(device.type, enabled=False):
-        labelled = _stream(raw.labelled, views.labelled, device, settings)
-        unlabelled = None
-        if raw.unlabelled is not None:
-            unlabelled = _stream(raw.unlabelled, views.unlabelled, device, settings)
-    return Batch(labelled, unlabelled, raw.step)  # type: ignore[arg-type]
+        labelled = _moved(raw.labelled, device)
+        unlabelled = _moved(raw.unlabelled, device) if raw.unlabelled is not None else None
+        look = _look(labelled, unlabelled, views.clip, settings.style)
+        stream = _stream(labelled, views.labelled, look, settings)
+        if unlabelled is None:
+            return Batch(stream, step=raw.step)
+        look = _look(unlabelled, labelled, views.clip, settings.style)
+        return Batch(stream, _stream(unlabelled, views.unlabelled, look, settings), raw.step)
 
 
-def _stream(raw: RawStream, kinds: Sequence[str], device: torch.device, settings: ViewSettings) -> Stream:
-    flat = raw.image.to(device, non_blocking=True)
-    weak, label, pseudo, valid = _moved(raw, flat, device)
+@dataclass(frozen=True)
+class _Moved:
+    """A stream's crops on the device, and what its geometry made of them: weak view, label, pseudo-label, valid."""
+
+    raw: RawStream
+    flat: Tensor
+    weak: Tensor
+    label: Tensor | None
+    pseudo: Tensor | None
+    valid: Tensor
+
+
+Look = tuple[Tensor, Tensor] | None
+"""Per sample an image (B, C, *space) whose look it may get, and which of its voxels are valid; None: looks are off."""
+
+
+def _look(own: _Moved, other: _Moved | None, clip: int, settings: StyleSettings) -> Look:
+    if not settings.is_on:
+        return None
+    if other is None:
+        other, rows = own, partners(len(own.weak), clip)
+    else:
+        rows = counterparts(len(own.weak), len(other.weak), clip)
+    rows = rows.to(own.weak.device)
+    return other.weak[rows], other.valid[rows]
+
+
+def _stream(moved: _Moved, kinds: Sequence[str], look: Look, settings: ViewSettings) -> Stream:
+    raw, device = moved.raw, moved.weak.device
+
+    def with_look(place: int) -> Tensor:
+        """The weak view with, by chance, another's look."""
+        if look is None:
+            return moved.weak
+        seeds = [seed_of(seed, "style", place) for seed in raw.seeds]
+        return styled(moved.weak, moved.valid, *look, seeds, settings.style)
+
+    is_alike = raw.label is not None and settings.style.labelled
+    """Whether all views share one look."""
+    weak = with_look(0) if is_alike else moved.weak
     views: list[Tensor] = []
     for place, kind in enumerate(kinds):
         if kind == "plain":
-            views.append(_plain(raw, flat))
+            views.append(_plain(raw, moved.flat))
         elif kind == "weak":
             views.append(weak)
         else:
@@ -56,26 +100,28 @@ def _stream(raw: RawStream, kinds: Sequence[str], device: torch.device, settings
             if kind == "noisy":
                 views.append(clipped_noise(weak, noise_seeds, settings.noisy.deviation, settings.noisy.limit))
             else:
-                views.append(strong(weak, seeds, noise_seeds, raw.fine_axes, settings.strong))
+                base = weak if is_alike else with_look(place)
+                views.append(strong(base, seeds, noise_seeds, raw.fine_axes, settings.strong))
     return Stream(
         views=tuple(views),
-        label=label,
-        valid=valid,
+        label=moved.label,
+        valid=moved.valid,
         case=raw.case,
         domain=raw.domain,
         task=raw.task,
         known=torch.from_numpy(raw.known).to(device),
         seeds=raw.seeds,
         geometry=raw.geometry,
-        pseudo=pseudo,
+        pseudo=moved.pseudo,
         signed_distance=None if raw.signed_distance is None else raw.signed_distance.to(device, non_blocking=True),
         clip=None if raw.clip is None else torch.from_numpy(raw.clip).to(device),
         slice_index=None if raw.slice_index is None else torch.from_numpy(raw.slice_index).to(device),
     )
 
 
-def _moved(raw: RawStream, image: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Weak view, label, pseudo-label and valid mask, moved by one geometry."""
+def _moved(raw: RawStream, device: torch.device) -> _Moved:
+    """The stream's crops on `device`, all moved by one geometry."""
+    image = raw.image.to(device, non_blocking=True)
     maps = [raw.crops(image, raw.channels)]
     maps += [raw.crops(flat.to(device, non_blocking=True)) for flat in (raw.label, raw.pseudo) if flat is not None]
     moved: list[list[Tensor]] = []
@@ -93,7 +139,7 @@ def _moved(raw: RawStream, image: Tensor, device: torch.device) -> tuple[Tensor,
     classes = iter(labels)
     label = None if raw.label is None else next(classes).long()
     pseudo = None if raw.pseudo is None else next(classes).long()
-    return weak, label, pseudo, valid
+    return _Moved(raw, image, weak, label, pseudo, valid)
 
 
 def _plain(raw: RawStream, image: Tensor) -> Tensor:
