@@ -4,7 +4,7 @@
     python -m benchmarks.results runs/acdc_cpu runs/hippocampus_cpu
 
 Every number is read from the benchmarks' own results; remarks in words, without numbers of their own, lie in
-benchmarks/remarks, one file a protocol.
+benchmarks/remarks, named as the benchmark's folder.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def section(out: Path) -> list[str]:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     # Headings go one level down: the page has a title of its own.
     tables = re.sub(r"^#", "##", (out / "results.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    remarks = REMARKS / f"{results['protocol']['name']}.md"
+    remarks = REMARKS / f"{out.name}.md"
     lines = [tables.rstrip(), "", verdict(results), ""]
     if remarks.exists():
         lines += [remarks.read_text(encoding="utf-8").rstrip(), ""]

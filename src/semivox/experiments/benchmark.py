@@ -529,7 +529,8 @@ def write_results(grid: Grid, outcome: Outcome) -> None:
         failed=failed,
         unfinished=unfinished,
     )
-    lines = [f"# {grid.protocol.title}", "", f"`{grid.command}`", "", *preface(grid, outcome.comparison), ""]
+    heading = f"# {grid.protocol.title}: {count_of(grid.labelled)} labelled"
+    lines = [heading, "", f"`{grid.command}`", "", *preface(grid, outcome.comparison), ""]
     for table in result_tables(outcome.comparison):
         lines += [table.markdown(), ""]
     lines += [f"- {title}: {fault}" for title, fault in failed.items()]
