@@ -335,7 +335,7 @@ MUTATIONS = (
         "nothing is aligned",
         "self.graph(gave) if self.training else gave",
         "gave",
-        gradient_reaches_every_trained_weight,
+        "test_the_clustering_teaches_its_own_layers_and_the_encoder",
     ),
     Mutation(
         "transmedseg",

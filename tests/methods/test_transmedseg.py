@@ -7,7 +7,7 @@ from slow_augmentation import SlowAugmentation, corrected_cross_entropy, pseudo_
 
 from semivox.data.labels import IGNORE
 from semivox.methods import find_method
-from semivox.methods.transmedseg import StructureGraph
+from semivox.methods.transmedseg import Aligned, StructureGraph
 from semivox.testing import Workbench
 from semivox.testing.altered import pad_unlabelled
 
@@ -15,8 +15,9 @@ PRETRAIN, SELF_TRAIN = 0, 1
 in_2d_and_3d = pytest.mark.parametrize("dimensions", [2, 3])
 
 
-def make_bench(dimensions=2, stage=SELF_TRAIN, **settings):
+def make_bench(dimensions=2, stage=SELF_TRAIN, *, graph="clustering_and_alignment", **settings):
     settings = {"transferable_augmentation": {"weight": 0.3, "strength": 2.0}, "teacher_mode": "eval", **settings}
+    settings["graph"] = graph
     return Workbench("transmedseg", dimensions, stage=stage, settings=settings, batch=4, dropout=False).decide()
 
 
@@ -152,7 +153,7 @@ def test_the_coarsest_map_alone_is_mixed_with_the_batchs_through_a_small_matrix(
         expected = nodes + graph(nodes) @ network.encoder[1].mixed.weight.T
     assert all(torch.equal(one, other) for one, other in zip(fine, same, strict=True))
     torch.testing.assert_close(mixed.flatten(2).mT, expected)
-    fresh = Workbench("transmedseg", stage=SELF_TRAIN, batch=4).method.base.student.encoder[1].mixed.weight
+    fresh = Aligned(width=64).mixed.weight
     assert 0 < fresh.abs().max() < 0.02
 
 
