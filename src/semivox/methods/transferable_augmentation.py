@@ -168,7 +168,6 @@ class TransferableAugmentation(nn.Module):
         self.teacher_passes: list[Reading] = []
         self.labelled: list[LabelledMap] = []
         self.pseudo_labelled: list[LabelledMap] = []
-        self.strength = 0.0
         self.has_warned = False
 
     def watch(self, classes: int) -> None:
@@ -205,7 +204,6 @@ class TransferableAugmentation(nn.Module):
     def begin(self, batch: Batch) -> None:
         """A step with unlabelled samples begins."""
         self.batch = batch
-        self._method[0].notes.pop("pseudo", None)
         for heard in (self.student_passes, self.teacher_passes, self.labelled, self.pseudo_labelled):
             heard.clear()
 
@@ -282,8 +280,8 @@ class TransferableAugmentation(nn.Module):
             moved = [part._replace(logits=linear(part.features)) for part in moved]
         shift = (end.mean - start.mean) * (end.seen & start.seen)[:, None]
         covariance = end.covariance.diagonal(0, 1, 2) if settings.covariance == "diagonal" else end.covariance
-        self.strength = settings.strength * (clock.stage_progress if settings.ramp == "linear" else 1.0)
-        table = augmentation_table(tap_sum(linear), shift, covariance, self.strength)
+        strength = settings.strength * (clock.stage_progress if settings.ramp == "linear" else 1.0)
+        table = augmentation_table(tap_sum(linear), shift, covariance, strength)
         self.table.copy_(table.detach())
         losses = [(part.logits, part.label, part.weight) for part in moved]
         self.batch = None
