@@ -101,7 +101,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         dataset,
         prints,
         demand,
-        network=request.network,
+        network=request.network or find_method(request.method).preferred_network,
         settings=of_network(of_config),
         minutes=request.budget.limit_minutes,
         device=device,

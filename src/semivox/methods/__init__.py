@@ -34,6 +34,7 @@ METHODS = {
     "self_training": "semivox.methods.self_training:SelfTraining",
     "self_training_plus": "semivox.methods.self_training:SelfTrainingPlus",
     "transmedseg": "semivox.methods.transmedseg:TransMedSeg",
+    "aggregating_decoupling": "semivox.methods.aggregating_decoupling:AggregatingDecoupling",
 }
 
 ALIASES = {
@@ -55,6 +56,10 @@ ALIASES = {
     "st": "self_training",
     "st_plus": "self_training_plus",
     "st++": "self_training_plus",
+    "a_and_d": "aggregating_decoupling",
+    "a&d": "aggregating_decoupling",
+    "ad": "aggregating_decoupling",
+    "genericssl": "aggregating_decoupling",
 }
 
 ADDITIONS = {"transferable_augmentation": "semivox.methods.augmented:augmented"}

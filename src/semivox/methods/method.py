@@ -28,6 +28,14 @@ class MethodSettings(Part):
     """Base of a method's typed settings."""
 
 
+def in_parts(terms: Terms | Iterator[Terms]) -> Iterator[Terms]:
+    """What a function of `Method.steps` gave, as parts: the terms as they are, if they are one."""
+    if isinstance(terms, dict):
+        yield terms
+    else:
+        yield from terms
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """One optimiser: the modules it trains, and where it differs from the run's settings (None: as the run says)."""
@@ -70,6 +78,8 @@ class Method(nn.Module):
     """Views of every stage, where they depend on no setting; else `demand` says them."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Network capabilities that the method relies on."""
+    preferred_network: ClassVar[str | None] = None
+    """The network that a plan takes where none is named; None: the usual one."""
     paper: ClassVar[str] = ""
     covers: ClassVar[tuple[str, ...]] = ("SSL", "partial labels")
     """The settings that the method was made for or treats soundly: SSL, imbalanced SSL, UDA, SemiDG, partial labels."""
@@ -96,9 +106,18 @@ class Method(nn.Module):
         """Named, already weighted loss terms of one step."""
         raise NotImplementedError
 
-    def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms]]]:
-        """(optimiser name, function → terms) pairs. The engine calls, back-propagates and steps them in order."""
-        yield "main", lambda: self.losses(batch, clock)
+    def parts(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
+        """The terms of one step in parts. Each is back-propagated before the next is computed, and the gradients add
+        up: as all at once, but what one part keeps for its backward pass is gone when the next begins.
+
+        The default is one part, `losses`.
+        """
+        yield self.losses(batch, clock)
+
+    def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms | Iterator[Terms]]]]:
+        """(optimiser name, function → terms, or their parts) pairs. The engine calls, back-propagates and steps them in
+        order."""
+        yield "main", lambda: self.parts(batch, clock)
 
     def optimisers(self) -> Sequence[Optimiser]:
         """The default is one, `main`, over every trainable parameter."""

@@ -10,7 +10,7 @@ from semivox.losses.mutual import mutual_mse
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
-from semivox.networks.network import Network
+from semivox.networks.network import Branch, Network
 from semivox.planning.demand import DECODER_PASS, DECODER_WEIGHTS, Demand, Views
 from semivox.sampling.batch import Batch
 
@@ -76,7 +76,9 @@ class MutualConsistency(Method):
         self.network = problem.network()
         own = self.network.settings.model_dump()["upsampling"]
         others = [kind for kind in UPSAMPLINGS if kind != own]
-        self.branches = nn.ModuleList(Branch(self.network, kind) for kind in others[: self.settings.decoders - 1])
+        self.branches = nn.ModuleList(
+            Branch(self.network, upsampling=kind) for kind in others[: self.settings.decoders - 1]
+        )
         self.average = problem.average(self.network, self.settings.average_decay)
         self.branch_averages = nn.ModuleList(
             problem.average(branch, self.settings.average_decay)
@@ -130,18 +132,6 @@ class MutualConsistencyPlus(MutualConsistency):
         """first: the first decoder predicts. mean: the mean of all decoders' probabilities."""
 
     paper: ClassVar[str] = "Wu et al., MedIA 2022"
-
-
-class Branch(nn.Module):
-    """A further decoder on a network's features, and its head: features → logits (B, K, *space)."""
-
-    def __init__(self, network: Network, upsampling: str) -> None:
-        super().__init__()
-        self.decoder = network.new_decoder(upsampling=upsampling)
-        self.head = network.new_head(network.classes)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return self.head(self.decoder(features)[-1])
 
 
 def decoded(network: Network, branches: nn.ModuleList, image: Tensor) -> list[Tensor]:

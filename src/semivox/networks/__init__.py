@@ -19,6 +19,7 @@ NETWORKS = {
     "vnet": "semivox.networks.vnet:VNet",
     "unet": "semivox.networks.unet:UNet",
     "residual_encoder_unet": "semivox.networks.residual_encoder_unet:ResidualEncoderUNet",
+    "diffusion_vnet": "semivox.networks.diffusion_vnet:DiffusionVNet",
 }
 
 MONAI = "monai:"

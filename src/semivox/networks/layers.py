@@ -4,7 +4,8 @@ Going down rounds a size up, going up cuts to the size of the skip: any input si
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
@@ -33,6 +34,20 @@ def without_dropout(module: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             layer.p = 0.0
     return module
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """In this block, batch norm inside `module` normalises as ever, but training passes leave no trace in its running
+    statistics."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d)]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def convolution(

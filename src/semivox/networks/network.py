@@ -38,8 +38,8 @@ class Network(nn.Module):
 
     Settings: ClassVar[type[NetworkSettings]] = NetworkSettings
     capabilities: frozenset[str] = frozenset({"features", "maps", "decoder", "head"})
-    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head).
-    A network with 'decoder' has a setting `upsampling`: transposed, linear or nearest."""
+    """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head),
+    'diffusion' (new_denoiser). A network with 'decoder' has a setting `upsampling`: transposed, linear or nearest."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -83,3 +83,32 @@ class Network(nn.Module):
     def new_head(self, outputs: int, level: int = -1) -> nn.Module:
         """A freshly initialised head, map number `level` (default: the penultimate map) → `outputs` channels."""
         raise NotImplementedError
+
+    def new_denoiser(self) -> "DenoisingBranch":
+        """A freshly initialised denoising branch on this network's encoder."""
+        raise NotImplementedError
+
+
+class DenoisingBranch(nn.Module):
+    """Image (B, C, *space), noisy label map (B, K, *space), diffusion step (B,) → logits (B, K, *space).
+
+    It shares a network's encoder, which is no part of it; `decoder` and `head` have the parameters of the network's.
+    """
+
+    decoder: nn.Module
+    head: nn.Module
+
+
+class Branch(nn.Module):
+    """A further decoder of a network and its head: features → logits (B, K, *space).
+
+    `changes` override the network's settings in the decoder.
+    """
+
+    def __init__(self, network: Network, **changes: Any) -> None:
+        super().__init__()
+        self.decoder = network.new_decoder(**changes)
+        self.head = network.new_head(network.classes)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.head(self.decoder(features)[-1])

@@ -116,7 +116,16 @@ class Decoder(nn.Module):
         super().__init__()
         counts = per_level(settings.convolutions, len(widths))
         coarse_to_fine = range(len(widths) - 2, -1, -1)
-        self.ups = nn.ModuleList(Up(dimensions, widths[level + 1], widths[level], settings) for level in coarse_to_fine)
+        self.ups = nn.ModuleList(
+            Up(
+                dimensions,
+                widths[level + 1],
+                widths[level],
+                settings.upsampling,
+                nn.Sequential(normalisation(settings.norm, dimensions, widths[level]), nn.ReLU(inplace=True)),
+            )
+            for level in coarse_to_fine
+        )
         self.blocks = nn.ModuleList(
             Block(dimensions, widths[level], widths[level], counts[level], settings) for level in coarse_to_fine
         )
@@ -151,17 +160,17 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the resolution, half the channels, cut to the size of the skip."""
+    """Twice the resolution, half the channels, then `finish` (norm and activation), cut to the size of the skip."""
 
-    def __init__(self, dimensions: int, inputs: int, outputs: int, settings: VNetSettings) -> None:
+    def __init__(self, dimensions: int, inputs: int, outputs: int, upsampling: Upsampling, finish: nn.Module) -> None:
         super().__init__()
-        self.mode = LINEAR[dimensions] if settings.upsampling == "linear" else settings.upsampling
+        self.mode = LINEAR[dimensions] if upsampling == "linear" else upsampling
         self.convolution: nn.Module
         if self.mode == "transposed":
             self.convolution = TRANSPOSED[dimensions](inputs, outputs, kernel_size=2, stride=2)
         else:
             self.convolution = convolution(dimensions, inputs, outputs)
-        self.finish = nn.Sequential(normalisation(settings.norm, dimensions, outputs), nn.ReLU(inplace=True))
+        self.finish = finish
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if self.mode == "transposed":

@@ -133,7 +133,8 @@ def peak_bytes(
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
     # Weights and two moments of each trained network, weights of each average; Adam's, which SGD does not exceed.
     weights = network.parameter_bytes * (3 * demand.networks + demand.averages)
-    kept = trained * (network.kept + LOSS_MAPS * classes * voxels * 4) + network.weight_copies * demand.networks
+    at_once = trained / demand.parts
+    kept = at_once * (network.kept + LOSS_MAPS * classes * voxels * 4) + network.weight_copies * demand.networks
     together = labelled + unlabelled * bool(demand.unlabelled_forwards or demand.teacher_forwards)
     passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * network.largest * together
     shown = labelled * len(demand.views.labelled) + unlabelled * len(demand.views.unlabelled)

@@ -53,6 +53,9 @@ class Demand:
     labelled_forwards: float = 1
     unlabelled_forwards: float = 0
     teacher_forwards: float = 0
+    parts: int = 1
+    """Equal parts in which a step's terms are computed and back-propagated, one after the other (`Method.parts`): so
+    many times less is kept at once."""
 
     @property
     def relative_cost(self) -> float:

@@ -5,6 +5,7 @@ process, in any order, so nothing about randomness need be saved to resume a run
 """
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,8 +33,23 @@ def normal(shape: tuple[int, ...], seeds: tuple[int, ...], device: torch.device)
 
     A processor and a GPU have different generators, so the values differ between kinds of device.
     """
+    return _rows(lambda row, source: row.normal_(generator=source), shape, seeds, device)
+
+
+def gumbel(shape: tuple[int, ...], seeds: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard Gumbel noise, -ln E with E ~ Exp(1); else as `normal`."""
+    return -_rows(lambda row, source: row.exponential_(generator=source), shape, seeds, device).log()
+
+
+def _rows(
+    draw: Callable[[Tensor, torch.Generator], Tensor],
+    shape: tuple[int, ...],
+    seeds: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """(B, *shape), each row filled by `draw` from a generator of its own seed."""
     noise = torch.empty((len(seeds), *shape), device=device)
     source = torch.Generator(device)
     for row, seed in zip(noise, seeds, strict=True):
-        row.normal_(generator=source.manual_seed(seed))
+        draw(row, source.manual_seed(seed))
     return noise

@@ -12,6 +12,7 @@ import numpy as np
 from semivox.data.case import Dataset
 from semivox.data.layout import read_dataset
 from semivox.data.phantom import write_phantom
+from semivox.networks import find_network
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
 from semivox.preparation.store import Store, make_store
@@ -87,14 +88,21 @@ def shared_phantom() -> TinyPhantom:
     return write_tiny_phantom(folder)
 
 
-def tiny_plan(dimensions: int, batch: int = 2, *, width: int = 4, dropout: bool = True) -> Plan:
-    """GroupNorm, so that a sample does not depend on its neighbours and two processes see what one sees."""
+def tiny_plan(
+    dimensions: int, batch: int = 2, *, width: int = 4, dropout: bool = True, network: str | None = None
+) -> Plan:
+    """GroupNorm, so that a sample does not depend on its neighbours and two processes see what one sees.
+
+    network: a registered name; None takes U-Net in 2-D and V-Net in 3-D.
+    """
+    name = network or NETWORKS[dimensions]
     settings = {"width": width, "levels": 3, "norm": "group"}
     if not dropout:
-        settings |= {"dropout": 0.0} | ({"block_dropout": (0.0,)} if dimensions == 2 else {})
+        named = find_network(name).Settings.model_fields
+        settings |= {key: off for key, off in (("dropout", 0.0), ("block_dropout", (0.0,))) if key in named}
     return Plan(
         preparation=PREPARATION,
         patch=PATCHES[dimensions],
         batch=BatchSize(labelled=batch, unlabelled=batch),
-        network=NetworkChoice(name=NETWORKS[dimensions], settings=settings),
+        network=NetworkChoice(name=name, settings=settings),
     )

@@ -1,7 +1,7 @@
 """A method on the bench: real batches of the phantom at any of its stages, outside any loop."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from semivox.methods import find_method
 from semivox.methods.average import Average
 from semivox.methods.clock import Clock
-from semivox.methods.method import Stage, Terms
+from semivox.methods.method import Stage, Terms, in_parts
 from semivox.networks.network import Network
 from semivox.sampling.batch import Batch
 from semivox.testing.phantom import TinyPhantom, shared_phantom, tiny_plan
@@ -48,7 +48,7 @@ def tiny_config(
     defaults = {"iterations": STAGE_STEPS * len(stages), "device": "cpu", "precision": "32", "log_every": 1}
     return Config(
         data=(phantom or shared_phantom()).data,
-        plan=tiny_plan(dimensions, batch, width=width, dropout=dropout),
+        plan=tiny_plan(dimensions, batch, width=width, dropout=dropout, network=find_method(method).preferred_network),
         method=MethodChoice(name=method, settings=typed.model_dump(mode="json")),
         training=TrainingSettings(**{**defaults, **training}),
         seed=seed,
@@ -120,7 +120,8 @@ class Workbench:
         self._seed()
         terms: Terms = {}
         for _, function in self.method.steps(batch, self.clock):
-            terms |= function()
+            for part in in_parts(function()):
+                terms |= part
         return terms
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,7 +131,7 @@ class Workbench:
         gradients: dict[str, Tensor] = {}
         for optimiser, function in self.method.steps(batch, self.clock):
             self.method.zero_grad(set_to_none=True)
-            torch.stack([*function().values()]).sum().backward()
+            back_propagate(function)
             trained = [p for group in self.optimisers[optimiser].param_groups for p in group["params"]]
             gradients |= {names[p]: p.grad.clone() for p in trained if p.grad is not None}
         return gradients
@@ -140,7 +141,7 @@ class Workbench:
         self._seed()
         for name, function in self.method.steps(batch, self.clock):
             self.optimisers[name].zero_grad(set_to_none=True)
-            torch.stack([*function().values()]).sum().backward()
+            back_propagate(function)
             self.optimisers[name].step()
         self.method.after_step(self.clock)
         self.engine.step += 1
@@ -163,3 +164,9 @@ class Workbench:
 
     def _seed(self) -> None:
         seed_torch(self.config.seed, self.engine.step, self.rank)
+
+
+def back_propagate(function: Callable[[], Terms | Iterator[Terms]]) -> None:
+    """Adds the gradient of what a function of `Method.steps` gives to the weights', part by part."""
+    for part in in_parts(function()):
+        torch.stack([*part.values()]).sum().backward()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from semivox.errors import RunError
 from semivox.methods.clock import Clock
-from semivox.methods.method import Method, Optimiser, Stage
+from semivox.methods.method import Method, Optimiser, Stage, in_parts
 from semivox.planning.demand import Views
 from semivox.sampling.batch import Batch, RawBatch
 from semivox.sampling.draws import seed_of
@@ -195,19 +195,20 @@ class Engine(lightning.LightningModule):
         self.terms = {}
         for name, function in self.method.steps(batch, clock):
             specification, optimiser = by_name[name]
-            terms = function()
-            loss = torch.stack([term.float() for term in terms.values()]).sum()
-            self.terms.update({key: term.detach() for key, term in terms.items()})
-            if not self._all_finite(loss):
-                self._skip(name, terms)
-                continue
-            self.skipped[name] = 0
-            self._set_learning_rate(specification, optimiser, clock)
             optimiser.zero_grad(set_to_none=True)
-            self.manual_backward(loss)
-            self._average_gradients(optimiser)
-            self._clip(optimiser)
-            optimiser.step()
+            for terms in in_parts(function()):
+                loss = torch.stack([term.float() for term in terms.values()]).sum()
+                self.terms.update({key: term.detach() for key, term in terms.items()})
+                if not self._all_finite(loss):
+                    self._skip(name, terms)
+                    break
+                self.manual_backward(loss)
+            else:
+                self.skipped[name] = 0
+                self._set_learning_rate(specification, optimiser, clock)
+                self._average_gradients(optimiser)
+                self._clip(optimiser)
+                optimiser.step()
         self.method.after_step(clock)
         self._take_buffers_of_rank_0()
         self.step += 1
