@@ -36,5 +36,8 @@ class FakeStore:
         label = self.label(case_id)
         return {index: np.argwhere(label == index).astype(np.int32) for index in (1, 2)}
 
+    def classes(self, case_id):
+        return tuple(index for index, voxels in self.foreground(case_id).items() if len(voxels))
+
     def placement(self, case_id):
         return SimpleNamespace(spacing_mm=self.spacing_mm)

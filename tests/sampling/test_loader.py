@@ -1,5 +1,6 @@
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -373,3 +374,64 @@ def test_steps_before_the_first_do_not_exist(world, plan):
     dataset, store = world()
     with pytest.raises(IndexError):
         PatchLoader(store, dataset, plan((8, 8, 6)), LABELLED_ONLY, seed=0)[-1]
+
+
+def held(raw):
+    """The classes in each labelled crop."""
+    return [set(np.unique(crop.numpy())) - {0, IGNORE} for crop in raw.labelled.crops(raw.labelled.label)]
+
+
+def test_balanced_classes_are_in_the_crops_equally_often(world, plan):
+    dataset, store = world(labelled=4)
+    loader = PatchLoader(
+        store, dataset, plan((6, 6, 4), labelled=4), LABELLED_ONLY, seed=0, foreground_share=1, balance_classes=True
+    )
+    crops = [classes for step in range(20) for classes in held(loader[step])]
+    # The organ is in the scan's middle, the corner's one voxel far from it: no crop holds both.
+    assert Counter(map(tuple, crops)) == {(1,): 40, (2,): 40}
+
+
+def test_the_share_of_crops_around_a_class_holds_for_balanced_classes_too(world, plan):
+    dataset, store = world(labelled=4)
+    loader = PatchLoader(
+        store, dataset, plan((3, 3, 3), labelled=8), LABELLED_ONLY, seed=0, foreground_share=0.25, balance_classes=True
+    )
+    crops = [bool(classes) for step in range(60) for classes in held(loader[step])]
+    assert 0.2 < np.mean(crops) < 0.35
+
+
+def test_a_class_that_is_in_one_case_only_is_drawn_from_it(world, plan):
+    dataset, store = world(labelled=4)
+    store.classes = lambda case_id: (1, 2) if case_id == "l2" else (1,)
+    loader = PatchLoader(
+        store, dataset, plan((6, 6, 4), labelled=2), LABELLED_ONLY, seed=0, foreground_share=1, balance_classes=True
+    )
+    raws = [loader[step].labelled.case for step in range(30)]
+    cases = Counter(case for pair in raws for case in pair)
+    assert cases["l2"] > 30
+    assert set(cases) == {"l0", "l1", "l2", "l3"}
+
+
+@pytest.mark.parametrize("balance", [{"balance_domains": True}, {"balance_domains": True, "balance_classes": True}])
+def test_balanced_ranks_together_make_the_batch_of_one(world, plan, balance):
+    dataset, store = world(labelled=5)
+    cases = [replace(case, domain="xy"[place % 3 == 0]) for place, case in enumerate(dataset.cases)]
+    dataset = replace(dataset, cases=tuple(cases))
+    plan = plan((8, 8, 6), labelled=4, unlabelled=4)
+    whole = PatchLoader(store, dataset, plan, BOTH, seed=3, **balance)
+    parts = [PatchLoader(store, dataset, plan, BOTH, seed=3, rank=rank, ranks=2, **balance) for rank in range(2)]
+    for step in (4, 0):
+        for name in ("labelled", "unlabelled"):
+            shares = [sample for part in parts for sample in samples(getattr(part[step], name))]
+            assert shares == samples(getattr(whole[step], name))
+        assert Counter(whole[step].unlabelled.domain) == {"x": 2, "y": 2}
+    shared = [both_streams(batch) for batch in batches(whole, 2, 4, workers=2)]
+    assert shared == [both_streams(whole[step]) for step in (2, 3)]
+    assert set(store.touched) <= {case.id for case in dataset.labelled()}
+
+
+def test_classes_cannot_be_balanced_where_no_label_holds_one(world, plan):
+    dataset, store = world()
+    store.classes = lambda case_id: ()
+    with pytest.raises(SettingError, match="no labelled case holds one"):
+        PatchLoader(store, dataset, plan((8, 8, 6)), LABELLED_ONLY, seed=0, balance_classes=True)

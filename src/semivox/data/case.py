@@ -50,6 +50,8 @@ class Dataset:
     """Task → the label names annotated in its cases; a task that is absent annotates all of them."""
     file_ending: str = ".nii.gz"
     """Ending of label files, and so of predictions."""
+    is_cropped: bool = False
+    """Whether its scans were cut around their reference when they were converted, as published ones are."""
 
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
@@ -126,18 +128,25 @@ class Dataset:
         cases = (case if tasks.get(case.task, names) else replace(case, label=None) for case in self.cases)
         return replace(self, labels=labels, tasks=tasks, cases=tuple(cases))
 
+    def check_domain(self, domain: str) -> None:
+        """Raises SettingError where no case is of `domain`."""
+        if domain not in self.domains:
+            raise unknown("domain", domain, self.domains)
+
     def hide_labels(self, keep: int | dict[str, int] | None) -> "Dataset":
         """The data set in which only the first `keep` labelled groups per domain and task keep their label.
 
         The others lose the very path of their label file, so that nothing after this can read it. A dictionary sets
-        the number for single domains; the domains it does not name keep all labels. None hides nothing.
+        the number for single domains; the domains it does not name keep all labels. 0 hides all: a domain without
+        labels is what others are adapted to. None hides nothing.
+
+        Raises DataError where there are fewer groups than asked for, or no training case of a domain that is named.
         """
         if keep is None:
             return self
         if isinstance(keep, dict):
-            for domain in keep:
-                if domain not in self.domains:
-                    raise unknown("domain", domain, self.domains)
+            for domain, number in keep.items():
+                self._check_labels_of(domain, number)
         kept: dict[tuple[str, str], list[str]] = {}
         cases = []
         for case in self.cases:
@@ -158,3 +167,18 @@ class Dataset:
                     f"{where}; ask for at most {len(groups)}"
                 )
         return replace(self, cases=tuple(cases))
+
+    def _check_labels_of(self, domain: str, number: int) -> None:
+        """Raises where `--labelled DOMAIN=NUMBER` is about nothing."""
+        self.check_domain(domain)
+        training = [case for case in self.split("train") if case.domain == domain]
+        if not training:
+            raise DataError(
+                f"{self.name}: --labelled {domain}={number}, but domain '{domain}' has no training case: it is tested"
+                " unseen; leave the number out, or mark some of its cases as `train` in cases.csv"
+            )
+        if number and not any(case.label for case in training):
+            raise DataError(
+                f"{self.name}: --labelled {domain}={number} asks for labels where no training case of domain"
+                f" '{domain}' has one; give 0, or add files to labelsTr"
+            )

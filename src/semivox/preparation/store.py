@@ -100,11 +100,22 @@ class Store:
 
         The same voxels each time, in the order in which they lie in memory. Raises as `label` does.
         """
+        with self._sampled(case_id) as voxels:
+            return {int(index): voxels[index] for index in voxels.files}
+
+    def classes(self, case_id: str) -> tuple[int, ...]:
+        """The foreground classes of a label; once it is made no voxel is read for that. Raises as `label` does."""
+        with self._sampled(case_id) as voxels:
+            return tuple(sorted(int(index) for index in voxels.files))
+
+    @contextmanager
+    def _sampled(self, case_id: str) -> Iterator[Any]:
+        """The file of a label's sampled voxels, whose names are the classes."""
         self.label(case_id)
         file = self._label_entry(self._case(case_id)).beside(".npz")
         try:
             with np.load(file, allow_pickle=False) as voxels:
-                return {int(index): voxels[index] for index in voxels.files}
+                yield voxels
         except (OSError, EOFError, ValueError, BadZipFile):
             raise damaged(file, self.folder) from None
 

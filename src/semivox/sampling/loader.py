@@ -1,4 +1,4 @@
-"""Which case and which crop: a stateless map from a step to raw samples.
+"""Which crop: a stateless map from a step to raw samples.
 
 Sample i of a stream's global batch at a step is a function of (seed, stream, step, i) alone: not of the number of ranks
 or workers, nor of the steps before. So a resumed run goes on as if never stopped, and nothing of the loader is saved.
@@ -22,29 +22,9 @@ from semivox.preparation.store import Store
 from semivox.sampling.batch import RawBatch, RawStream
 from semivox.sampling.draws import generator, seed_of
 from semivox.sampling.geometry import Geometry, flip_axes
+from semivox.sampling.order import LABELLED, UNLABELLED, CaseOrder, ClassOrder, DomainOrder, EqualOrder
 from semivox.sampling.signed_distance import signed_distances
 from semivox.sampling.views import ViewSettings
-
-LABELLED, UNLABELLED = "labelled", "unlabelled"
-
-CaseOrder = Callable[[str, int], Case]
-"""(stream, n) → the case of the stream's n-th sample since step 0. A pure function, picklable for workers."""
-
-
-class EqualOrder:
-    """Every case of a stream equally often: an endless chain of permutations, each computed when it is reached."""
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.seed = seed
-        self.cases = {LABELLED: dataset.labelled(), UNLABELLED: dataset.unlabelled()}
-        self._latest: dict[str, tuple[int, np.ndarray]] = {}
-
-    def __call__(self, stream: str, n: int) -> Case:
-        cases = self.cases[stream]
-        turn, place = divmod(n, len(cases))
-        if stream not in self._latest or self._latest[stream][0] != turn:
-            self._latest[stream] = turn, generator(self.seed, "order", stream, turn).permutation(len(cases))
-        return cases[self._latest[stream][1][place]]
 
 
 class PatchLoader(TorchDataset[RawBatch]):
@@ -55,6 +35,9 @@ class PatchLoader(TorchDataset[RawBatch]):
     settings: how the weak view moves, for the margins that rotation needs.
     foreground_share: how often a labelled crop is made to hold a voxel of a class drawn evenly from those the case has;
         unlabelled crops never look at a label.
+    balance_domains: whether the domains of a stream come equally often, however many cases they have.
+    balance_classes: whether labelled crops that must hold foreground are drawn by their class, from all cases that
+        have it, each class equally often; else the case comes first and then one of its classes.
     order: another choice of cases.
     pseudo: case id → stored pseudo-label (X, Y, Z) uint8 on the prepared grid, for the unlabelled stream.
 
@@ -74,6 +57,8 @@ class PatchLoader(TorchDataset[RawBatch]):
         *,
         settings: ViewSettings | None = None,
         foreground_share: float = 0.5,
+        balance_domains: bool = False,
+        balance_classes: bool = False,
         order: CaseOrder | None = None,
         pseudo: Callable[[str], np.ndarray] | None = None,
     ) -> None:
@@ -94,9 +79,15 @@ class PatchLoader(TorchDataset[RawBatch]):
         self.ranks = ranks
         self.settings = settings or ViewSettings()
         self.foreground_share = foreground_share
-        self.order = order or EqualOrder(dataset, seed)
+        self.order = order or (DomainOrder if balance_domains else EqualOrder)(dataset, seed)
         self.pseudo = pseudo
         self._check()
+        self.class_order = ClassOrder(dataset, seed, store.classes, balance_domains) if balance_classes else None
+        if self.class_order is not None and not self.class_order.tree:
+            raise SettingError(
+                f"{dataset.name}: crops are to be drawn by class but no labelled case holds one; set"
+                " training.balance.classes to false"
+            )
 
         self._slice_axis = plan.slice_axis if plan.dimensions == 2 else None
         self._axes = [axis for axis in range(3) if axis != self._slice_axis]
@@ -151,10 +142,11 @@ class PatchLoader(TorchDataset[RawBatch]):
         share = places // self.ranks
         mine = range(self.rank * share, (self.rank + 1) * share)
         seeds = [seed_of(self.seed, stream, step, place) for place in mine]
-        cases = [self.order(stream, step * places + place) for place in mine]
+        drawn = [self._draw(stream, step * places + place, seed) for place, seed in zip(mine, seeds, strict=True)]
+        cases = [case for case, _ in drawn]
         images = [self.store.image(case.id) for case in cases]
         geometry = self._geometry(stream, cases, seeds)
-        boxes = self._boxes(stream, cases, seeds, images, geometry)
+        boxes = self._boxes(stream, drawn, seeds, images, geometry)
 
         label = pseudo = None
         if stream == LABELLED:
@@ -192,6 +184,13 @@ class PatchLoader(TorchDataset[RawBatch]):
             raw = replace(raw, signed_distance=signed_distances(raw, self.dataset.labels.count))
         return raw
 
+    def _draw(self, stream: str, n: int, seed: int) -> tuple[Case, int | None]:
+        """The case of a stream's n-th sample and, where classes are balanced, the one that its crop must hold."""
+        by_class = self.class_order if stream == LABELLED else None
+        if by_class is not None and generator(seed, "class").random() < self.foreground_share:
+            return by_class(n)
+        return self.order(stream, n), None
+
     def _geometry(self, stream: str, cases: Sequence[Case], seeds: Sequence[int]) -> Geometry:
         if set(self.kinds[stream]) == {"plain"}:
             return Geometry.identity(len(seeds), self.plan.patch)
@@ -204,41 +203,53 @@ class PatchLoader(TorchDataset[RawBatch]):
     def _boxes(
         self,
         stream: str,
-        cases: Sequence[Case],
+        drawn: Sequence[tuple[Case, int | None]],
         seeds: Sequence[int],
         images: Sequence[np.ndarray],
         geometry: Geometry,
     ) -> list["_Box"]:
         """Per place, what is read: the patch (or the clip's patches) with the margin that its rotation needs."""
-        margins = np.zeros((len(cases), 3), int)
+        margins = np.zeros((len(drawn), 3), int)
         margins[:, self._axes] = geometry.margin()
         # Along the slice axis a voxel may lie in any slice of the clip.
-        reaches = np.full((len(cases), 3), (self.clip - 1) / 2)
+        reaches = np.full((len(drawn), 3), (self.clip - 1) / 2)
         reaches[:, self._axes] = geometry.reach()
         boxes = []
-        for case, seed, image, margin, reach in zip(cases, seeds, images, margins, reaches, strict=True):
+        for (case, wanted), seed, image, margin, reach in zip(drawn, seeds, images, margins, reaches, strict=True):
             scan = np.array(image.shape[1:])
-            start = self._start(stream, case, seed, scan, reach)
+            random = generator(seed, "crop")
+            voxels = self._voxels(stream, case, wanted, random)
+            start = self._start(voxels, scan, reach, random)
             boxes.append(_Box(start - margin, self._window + 2 * margin, scan))
         return boxes
 
-    def _start(self, stream: str, case: Case, seed: int, scan: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    def _voxels(self, stream: str, case: Case, wanted: int | None, random: np.random.Generator) -> np.ndarray | None:
+        """The voxels of which a crop must hold one: of the class that is wanted, else of a class drawn evenly from
+        those that the case has; None where it may lie anywhere."""
+        if stream != LABELLED or (self.class_order is not None and wanted is None):
+            return None
+        if self.class_order is None and random.random() >= self.foreground_share:
+            return None
+        foreground = self.store.foreground(case.id)
+        if wanted is not None:
+            return foreground[wanted]
+        present = sorted(index for index, voxels in foreground.items() if 0 < index < IGNORE and len(voxels))
+        return foreground[present[random.integers(len(present))]] if present else None
+
+    def _start(
+        self, voxels: np.ndarray | None, scan: np.ndarray, reach: np.ndarray, random: np.random.Generator
+    ) -> np.ndarray:
         """The patch's first voxel, even over all places inside the scan (or round it, where the scan is smaller).
 
-        Where the crop is to hold a foreground voxel, over those that keep it within `reach` of the patch's centre.
+        Where the crop is to hold one of `voxels`, over those that keep it within `reach` of the patch's centre.
         """
-        random = generator(seed, "crop")
         low = np.minimum(0, scan - self._window)
         high = np.maximum(0, scan - self._window)
-        if stream == LABELLED and random.random() < self.foreground_share:
-            foreground = self.store.foreground(case.id)
-            present = sorted(index for index, voxels in foreground.items() if 0 < index < IGNORE and len(voxels))
-            if present:
-                voxels = foreground[present[random.integers(len(present))]]
-                middle = voxels[random.integers(len(voxels))] - (self._window - 1) / 2
-                first = np.clip(np.ceil(middle - reach), low, high).astype(int)
-                high = np.maximum(first, np.clip(np.floor(middle + reach), low, high).astype(int))
-                low = first
+        if voxels is not None:
+            middle = voxels[random.integers(len(voxels))] - (self._window - 1) / 2
+            first = np.clip(np.ceil(middle - reach), low, high).astype(int)
+            high = np.maximum(first, np.clip(np.floor(middle + reach), low, high).astype(int))
+            low = first
         return random.integers(low, high + 1)
 
     def _gather(self, arrays: Sequence[np.ndarray], boxes: Sequence["_Box"], dtype: type, fill: int) -> Tensor:
