@@ -1,5 +1,6 @@
 """The supervised term of every method."""
 
+import torch
 from torch import Tensor
 
 from semivox.losses.cross_entropy import negative_log_likelihood
@@ -37,4 +38,5 @@ def supervised_loss(
         share = share * annotated
     ce = negative_log_likelihood(log_probabilities, label, weight, class_weight)
     dice = dice_squared(log_probabilities.exp(), label, weight)
-    return 0.5 * (ce + (share * dice).sum() / share.sum())
+    total = share.sum().clamp_min(torch.finfo(share.dtype).tiny)  # all may weigh 0
+    return 0.5 * (ce + (share * dice).sum() / total)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from semivox.inference.windows import Windows
 from semivox.methods.average import Average
+from semivox.methods.class_weighting import ClassWeighting
 from semivox.methods.clock import Clock
 from semivox.methods.problem import Problem
 from semivox.methods.stage_tools import StageTools
@@ -139,6 +140,13 @@ class Method(nn.Module):
             if isinstance(module, Average):
                 module.update(clock.step)
 
+    def finish_step(self, clock: Clock) -> None:
+        """What the engine calls: `after_step`, and what the run itself keeps beside the method."""
+        self.after_step(clock)
+        for module in self.modules():
+            if isinstance(module, ClassWeighting):
+                module.advance()
+
     def predict(self, image: Tensor, task: str) -> Tensor:
         """Class probabilities (B, K, *space), float32, of one batch of patches (B, C, *space).
 
@@ -171,6 +179,11 @@ class Method(nn.Module):
         A name is `topic/figure`, or `topic/figure/CLASS`; the report draws one chart for each figure.
         """
         return {}
+
+    def figures(self, class_names: Sequence[str]) -> dict[str, float]:
+        """What the log asks for: `diagnostics`, and the figures of what the run itself keeps beside the method."""
+        own = [module.diagnostics(class_names) for module in self.modules() if isinstance(module, ClassWeighting)]
+        return {name: value for found in (self.diagnostics(class_names), *own) for name, value in found.items()}
 
     def note(self, **compared: Tensor) -> None:
         """Hands what was compared to whoever watches: pseudo-label health, additions such as feature augmentation.

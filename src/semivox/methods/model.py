@@ -40,10 +40,14 @@ class Model:
 
 
 def build_method(name: str, settings: MethodSettings, problem: Problem) -> Method:
-    """A freshly initialised method; torch's generator decides its weights."""
+    """A freshly initialised method; torch's generator decides its weights. What weighs the problem's classes is part of
+    it, the last one: prediction has no use for it."""
     Kind = find_method(name)
     method = Kind(settings)
     method.build(problem)
+    if problem.class_weighting is not None:
+        problem.class_weighting.watch(method)
+        method.class_weighting = problem.class_weighting
     return method
 
 

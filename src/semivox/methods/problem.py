@@ -9,6 +9,7 @@ from semivox.data.labels import LabelMap
 from semivox.errors import SettingError
 from semivox.losses.supervised import supervised_loss
 from semivox.methods.average import Average
+from semivox.methods.class_weighting import ClassWeighting
 from semivox.methods.frozen import Frozen
 from semivox.networks import make_network
 from semivox.networks.network import Network
@@ -25,6 +26,8 @@ class Problem:
     labels: LabelMap
     requires: frozenset[str] = field(default_factory=frozenset)
     """Network capabilities that the method asked for; checked whenever a network is made."""
+    class_weighting: ClassWeighting | None = None
+    """What weighs the classes in supervised terms; None: all count alike."""
 
     @property
     def dimensions(self) -> int:
@@ -68,8 +71,11 @@ class Problem:
 
         logits: (B, K, *space), of the stream's views. weight: (B, *space) float or bool, by which voxels count, e.g.
         the part of a mix that is from the stream. Voxels on padding or marked `IGNORE` do not count; classes that a
-        sample's task does not annotate are merged into its background.
+        sample's task does not annotate are merged into its background. The run may weigh the classes.
         """
         if stream.label is None:
             raise ValueError("supervised_loss: the stream has no labels")
-        return supervised_loss(logits, stream.label, known=stream.known, weight=weight)
+        class_weight = None
+        if self.class_weighting is not None:
+            class_weight = self.class_weighting(logits, stream.label, stream.known, weight)
+        return supervised_loss(logits, stream.label, stream.known, class_weight, weight)

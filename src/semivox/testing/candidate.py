@@ -27,12 +27,14 @@ class Candidate:
     """A method as it is tested.
 
     name: a registered name or `file.py:Class`. settings: where they differ from the defaults. processes: two processes
-    that serve several candidates; without them the check that needs them starts its own.
+    that serve several candidates; without them the check that needs them starts its own. training: fields of the
+    config's section by which the method is tried, where they differ.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     processes: TwoProcesses | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> type[Method]:
@@ -51,7 +53,7 @@ class Candidate:
 
     def bench(self, dimensions: int = 2, stage: int = 0, **config: Any) -> Workbench:
         """The method, freshly built, in the middle of a stage; see `Workbench`."""
-        return Workbench(self.name, dimensions, stage=stage, settings=self.settings, **config)
+        return Workbench(self.name, dimensions, stage=stage, settings=self.settings, **{**self.training, **config})
 
     def benches(self, **config: Any) -> Iterator[Workbench]:
         """A bench per dimensionality and stage."""
@@ -61,7 +63,7 @@ class Candidate:
 
     def config(self, **changes: Any) -> Config:
         """The config of a short 2-D run."""
-        return tiny_config(self.name, settings=self.settings, **changes)
+        return tiny_config(self.name, settings=self.settings, **{**self.training, **changes})
 
     def steps_of_run(self, steps: int) -> int:
         """Steps of a run of which each stage has at least `steps`."""

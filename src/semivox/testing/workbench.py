@@ -143,7 +143,7 @@ class Workbench:
             self.optimisers[name].zero_grad(set_to_none=True)
             back_propagate(function)
             self.optimisers[name].step()
-        self.method.after_step(self.clock)
+        self.method.finish_step(self.clock)
         self.engine.step += 1
 
     @torch.no_grad()

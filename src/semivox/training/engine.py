@@ -209,7 +209,7 @@ class Engine(lightning.LightningModule):
                 self._average_gradients(optimiser)
                 self._clip(optimiser)
                 optimiser.step()
-        self.method.after_step(clock)
+        self.method.finish_step(clock)
         self._take_buffers_of_rank_0()
         self.step += 1
 

@@ -102,7 +102,7 @@ class Log(lightning.Callback):
             "loss": sum(terms.values()),
             **terms,
             **health(engine.method.notes, self.class_names),
-            **engine.method.diagnostics(self.class_names),
+            **engine.method.figures(self.class_names),
             **self.extra,
         }
         self.extra = {}
@@ -115,7 +115,7 @@ class Log(lightning.Callback):
         self.rows.append(row)
         if any(name not in self.names for name in row):  # the first row, or a stage with further terms
             loss_names = [name.removeprefix("loss/") for name in [*self.names, *terms] if name.startswith("loss/")]
-            own = list(engine.method.diagnostics(self.class_names))
+            own = list(engine.method.figures(self.class_names))
             self.names = columns(list(dict.fromkeys(loss_names)), self.class_names, own)
             self._rewrite()
         else:
