@@ -1,4 +1,4 @@
-"""Convert DICOM series, a Decathlon task or a published h5 set to a data set in the nnU-Net v2 raw layout.
+"""Convert DICOM series, a Decathlon task or a public download to a data set in the nnU-Net v2 raw layout.
 
 DICOM scans get new names (case_001, ...), and no header text is carried over. A conversion that fails leaves nothing.
 """
@@ -10,14 +10,25 @@ EXAMPLE = """
   semivox convert /scans/study --from dicom --out data/study
   semivox convert Task05_Prostate --from msd --out data/prostate
   semivox convert UA-MT/data --from h5 --out data/la
+  semivox convert RawData --from btcv --out data/synapse
+  semivox convert MM-WHS --from mmwhs --crop published --out data/mmwhs
+  semivox convert OpenDataset --from mnms --crop published --out data/mnms
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder to convert; it is only read")
-    parser.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="dicom, msd or h5")
+    parser.add_argument(
+        "--from", dest="format", required=True, metavar="FORMAT", help="dicom, msd, h5, btcv, mmwhs or mnms"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="new folder for the data set")
+    parser.add_argument(
+        "--crop",
+        choices=("none", "published"),
+        default="none",
+        help="published: cut every scan around its reference, test scans too, as the protocols of mmwhs and mnms do",
+    )
 
 
 def run(arguments: Namespace) -> None:
@@ -31,6 +42,7 @@ def run(arguments: Namespace) -> None:
             arguments.format,
             arguments.out,
             report,
+            arguments.crop,
         )
     with_label = sum(case.label is not None for case in dataset)
     print(f"{arguments.out}: {len(dataset.cases)} cases, {with_label} of them with a label")

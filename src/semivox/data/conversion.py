@@ -2,25 +2,44 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from semivox.data import dicom, msd, research_h5
+from semivox.data import btcv, dicom, mmwhs, mnms, msd, research_h5
 from semivox.data.case import Dataset
-from semivox.errors import unknown
+from semivox.errors import SettingError, unknown
 from semivox.parallel import Progress
 
-FORMATS: dict[str, Callable[[Path, Path, Progress | None], Dataset]] = {
+FORMATS: dict[str, Callable[..., Dataset]] = {
+    "btcv": btcv.convert,
     "dicom": dicom.convert,
     "h5": research_h5.convert,
+    "mmwhs": mmwhs.convert,
+    "mnms": mnms.convert,
     "msd": msd.convert,
 }
+"""Each is called with source, out and progress."""
+
+CROPPED = ("mmwhs", "mnms")
+"""Those that published protocols cut around the reference, and that take `crop` too."""
 
 
-def convert(source: Path, format: str, out: Path, progress: Progress | None = None) -> Dataset:
+def convert(
+    source: Path,
+    format: str,
+    out: Path,
+    progress: Progress | None = None,
+    crop: Literal["none", "published"] = "none",
+) -> Dataset:
     """Converts `source`, which is in `format` (a name in `FORMATS`), to a new data set at `out`, and returns it.
 
-    `progress` is called with the number of cases done and of all. A conversion that fails leaves nothing behind.
+    `progress` is called with the number of cases done and of all. `crop`: published cuts every scan around its
+    reference, as the published protocols of this set do. A conversion that fails leaves nothing behind.
     Raises SettingError for an unknown format or where `out` holds files, DataError for what cannot be converted.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    return FORMATS[format](Path(source), Path(out), progress)
+    if crop == "none":
+        return FORMATS[format](Path(source), Path(out), progress)
+    if format not in CROPPED:
+        raise SettingError(f"--crop {crop}: goes with --from {' and '.join(CROPPED)} only; leave it out")
+    return FORMATS[format](Path(source), Path(out), progress, crop=crop)

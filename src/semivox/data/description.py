@@ -4,7 +4,8 @@
      "file_ending": ".nii.gz"}
 
 Beyond nnU-Net: `image_ending` and `label_ending` where they differ (an image ending may hold the channel suffix,
-"_0000.jpg", where one file holds all channels), and `tasks`, the label names that the cases of a task annotate.
+"_0000.jpg", where one file holds all channels), `tasks`, the label names that the cases of a task annotate, and
+`cropped_around_reference`, which converting sets where it cut the scans as published ones are cut.
 """
 
 import json
@@ -24,6 +25,9 @@ from semivox.errors import DataError
 
 COLOURS = ("red", "green", "blue")
 
+CROPPED = "cropped_around_reference"
+"""Entry of dataset.json, true or absent."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -38,6 +42,8 @@ class Description:
     one_file: bool
     """The image ending held the channel suffix: one file per case, however many channels."""
     tasks: dict[str, tuple[str, ...]]
+    is_cropped: bool
+    """The scans were cut around their reference when they were converted."""
     listed: dict[str, dict[str, Any]]
     """nnU-Net's `dataset` entry: training case → its images and label, for files that lie elsewhere."""
 
@@ -94,6 +100,8 @@ def write_description(dataset: Dataset) -> None:
         content["file_ending"] = dataset.file_ending
     else:
         content |= {"image_ending": endings.pop(), "label_ending": dataset.file_ending}
+    if dataset.is_cropped:
+        content[CROPPED] = True
     if dataset.tasks:
         content["tasks"] = {task: list(known) for task, known in dataset.tasks.items()}
     atomic_write_text(dataset.root / "dataset.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -138,6 +146,7 @@ def _parse(file: Path, content: Any) -> Description:
         label_ending=label_ending,
         one_file=suffix is not None,
         tasks=_read_tasks(content.get("tasks", {}), labels),
+        is_cropped=content.get(CROPPED) is True,
         listed=listed,
     )
 

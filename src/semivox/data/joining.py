@@ -6,20 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from semivox.data.case import DEFAULT, Case, Dataset
+from semivox.data.case_lists import CaseLists, assign
 from semivox.data.labels import IGNORE, LabelMap
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, unknown
 
 
 def read_datasets(
-    paths: Sequence[Path], unlabelled: Path | None = None, labels: Sequence[str] | None = None
+    paths: Sequence[Path],
+    unlabelled: Path | None = None,
+    labels: Sequence[str] | None = None,
+    lists: Sequence[CaseLists] = (),
 ) -> Dataset:
     """One data set, or several joined. `unlabelled` scans are counted to the first.
 
-    `labels` restricts all sets to these names; a set need not have every one of them. Raises SettingError for a name
-    that no set has, FaultError and DataError as `read_dataset` and `join`.
+    `lists`, one for each set or none at all, say which cases take part, see `assign`. `labels` restricts all sets to
+    these names; a set need not have every one of them. Raises SettingError for a name that no set has, FaultError and
+    DataError as `read_dataset`, `assign` and `join`.
     """
     datasets = [read_dataset(path, None if index else unlabelled) for index, path in enumerate(paths)]
+    if lists:
+        datasets = [assign(dataset, listed) for dataset, listed in zip(datasets, lists, strict=True)]
     if labels is not None:
         names_of = [{*dataset.labels.foreground, *dataset.labels.regions} for dataset in datasets]
         for name in labels:

@@ -74,6 +74,7 @@ def survey(path: Path, unlabelled: Path | None = None) -> tuple[Dataset | None, 
         cases=tuple(cases),
         tasks=description.tasks,
         file_ending=description.label_ending,
+        is_cropped=description.is_cropped,
     )
     return dataset, faults
 

@@ -27,7 +27,7 @@ from semivox.atomic import atomic_write_text
 from semivox.errors import DataError, ResourceError, RunError, SettingError, unknown
 from semivox.experiments.compare import Comparison, compare, write_comparison
 from semivox.experiments.configure import ARGUMENTS, Budget, Request, given_plan, resolve
-from semivox.experiments.protocol import Protocol, check_data, read_protocol, whole_name
+from semivox.experiments.protocol import Protocol, assigned_lists, check_data, read_protocol, whole_name
 from semivox.experiments.results import remarks, result_tables
 from semivox.experiments.train import count_of, short_name
 from semivox.methods import find_method, registered_name
@@ -137,6 +137,7 @@ class Grid:
                 datasets=self.folders,
                 labelled=cell.labelled,
                 labels=protocol.data.classes,
+                lists=assigned_lists(protocol, self.folders, cell.labelled),
                 development=protocol.data.development_groups if self.development else None,
                 store=self.out / "stores",
             ),

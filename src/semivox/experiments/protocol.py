@@ -13,6 +13,8 @@ names are those of config.yaml, so that a line can be copied from a run to a pro
       mean_teacher:
         settings: {consistency_weight: 0.1}
         training: {learning_rate: 0.01}       # where this method differs
+
+`based_on: acdc` (a name, or a file) takes all from another protocol; each entry that a section names is then its own.
 """
 
 import os
@@ -24,7 +26,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from semivox.data.case import Case, Dataset
+from semivox.data.case import Case, Dataset, Split
+from semivox.data.case_lists import CaseLists, assign
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError, first_line, unknown
 from semivox.experiments.shipped import SHIPPED, protocol_names
@@ -33,7 +36,7 @@ from semivox.planning.plan import Plan
 from semivox.progress import say
 from semivox.sampling.views import ViewSettings
 from semivox.settings import Part, first_fault
-from semivox.training.config import InferenceSettings, MethodChoice, TrainingSettings, method_settings
+from semivox.training.config import InferenceSettings, MethodChoice, TrainingSettings, UdaSettings, method_settings
 
 ENVIRONMENT = "SEMIVOX_DATA"
 """Environment variable that names the folder in which the data sets lie."""
@@ -47,12 +50,19 @@ Labelled = Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]]
 Section = TypeVar("Section", bound=Part)
 
 
-class Lists(Part):
+Percent = Annotated[float, Field(ge=0, le=100)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Lists(CaseLists):
     """The published splits of one data set: ids of cases, or of patients, in the published order; empty: not known."""
 
-    train: tuple[str, ...] = ()
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    domains: dict[Split, tuple[str, ...]] = {}
+    """Split → domains of which every case that comes with a label is in it, after the ones it names."""
+    groups: dict[str, int] = {}
+    """Domain → how many groups with a label the published set has of it."""
+    labelled: tuple[tuple[str, ...], ...] = ()
+    """For each of `data.rows` those that keep their label, where they are not the first of the training list."""
 
 
 class ProtocolData(Part):
@@ -70,8 +80,36 @@ class ProtocolData(Part):
     """Every number of labelled groups for which the literature has a row."""
     development_groups: int = Field(0, ge=0)
     """How many last training groups are scored with --development, where no validation case has a label."""
+    splits: Literal["checked", "assigned"] = "checked"
+    """checked: the data set has its splits already, which must be those of the lists. assigned: what its cases.csv says
+    is put aside; the lists alone say which cases take part, in which split and order."""
     lists: dict[str, Lists] = {}
-    """Folder → its published splits, against which the folder is checked."""
+    """Folder → its published splits."""
+    download: str = ""
+    """Which public download it takes, and the command that converts it."""
+    cropped: bool | None = None
+    """Whether scans must have been cut around their reference when they were converted; null: either will do."""
+    shapes: tuple[tuple[int | None, int | None, int | None], ...] = ()
+    """Voxels along X, Y, Z (RAS) that a scan may have, null for any number; empty: any scan."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for folder, lists in self.lists.items():
+            if lists.labelled and len(lists.labelled) != len(self.rows):
+                raise ValueError(
+                    f"lists.{folder}.labelled has {len(lists.labelled)} entries for {len(self.rows)} rows;"
+                    " give one for each"
+                )
+            if lists.domains and self.splits == "checked":
+                raise ValueError(f"lists.{folder}.domains needs splits: assigned; add it")
+        if self.splits == "assigned" and set(self.lists) != set(self.folders):
+            raise ValueError("splits: assigned needs lists for every folder; add them")
+        return self
+
+    def labelled_names(self, folder: str, labelled: Labelled | None) -> tuple[str, ...]:
+        """Those that keep their label in a row for which they are published one by one, else none."""
+        names = self.lists[folder].labelled
+        return names[self.rows.index(labelled)] if names and labelled in self.rows else ()
 
 
 class MethodEntry(Part):
@@ -93,17 +131,21 @@ class Figure(Part):
     method: str
     """As in `semivox methods`, where it is one of them."""
     labelled: Labelled | Literal["all"]
-    dice: float | None = Field(None, ge=0, le=100)
-    jaccard: float | None = Field(None, ge=0, le=100)
-    hd95: float | None = Field(None, ge=0)
-    asd: float | None = Field(None, ge=0)
+    dice: Percent | None = None
+    jaccard: Percent | None = None
+    hd95: NotNegative | None = None
+    asd: NotNegative | None = None
+    deviations: dict[Literal["dice", "jaccard", "hd95", "asd"], NotNegative] = {}
+    """What stands behind ±, over seeds."""
+    dice_of: dict[str, Percent] = {}
+    """Class → its Dice."""
     source: str = Field(min_length=1)
     """Who says so."""
     mark: Literal["verified", "third party", "unverified"]
     """verified: in the authors' own log, README or paper. third party: in somebody else's table. unverified: recalled
     only; no more than a hint."""
-    selection: Literal["last", "validation", "test", "validation and test", "unknown"]
-    """On what the step was chosen whose model was scored."""
+    selection: Literal["last", "training", "validation", "test", "validation and test", "unknown"]
+    """On what the step was chosen whose model was scored; training: on the labelled training scans."""
     note: str = ""
 
     @model_validator(mode="after")
@@ -137,6 +179,8 @@ class Protocol(Part):
     """A benchmark that anyone can repeat."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    based_on: str | None = None
+    """The protocol from which everything is that its file does not say: a name, or a file relative to its own."""
     title: str = Field(min_length=1)
     source: str = Field(min_length=1)
     """Paper or person that the protocol is from."""
@@ -150,6 +194,7 @@ class Protocol(Part):
     """`selection` says which step's model is scored: the last one unless it says otherwise."""
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
+    uda: UdaSettings = UdaSettings()
     methods: dict[str, MethodEntry] = {}
     """By their names in `semivox methods`, or as `file.py:Class`, in the file relative to the protocol's."""
     published: Published = Published()
@@ -164,6 +209,10 @@ class Protocol(Part):
         for folder in self.data.lists:
             if folder not in self.data.folders:
                 raise ValueError(f"data.lists: {unknown('folder', folder, self.data.folders)}")
+        for figure in self.published.figures:
+            for name in figure.dice_of:
+                if name not in self.data.classes:
+                    raise ValueError(f"published.figures: {unknown('class', name, self.data.classes)}")
         for method in self.methods:
             if ".py:" in method:
                 continue
@@ -235,15 +284,9 @@ def whole_name(method: str) -> str:
 def read_protocol(name: str | Path) -> Protocol:
     """The protocol of this name, or in this file. Raises SettingError in one line where it is none."""
     text = str(name)
-    is_file = text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
-    if not is_file and text not in protocol_names():
-        raise unknown("protocol", text, protocol_names())
-    path = Path(text).resolve() if is_file else SHIPPED / f"{text}.yaml"
+    path, is_file = _place(text, Path.cwd())
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise SettingError(f"{path}: holds no protocol; begin it with `name:`")
-        protocol = Protocol.model_validate(_with_files(content, path))
+        protocol = Protocol.model_validate(_content(path))
         for method in protocol.methods:
             if ".py:" not in method:  # a protocol never names code to load: somebody names it with --method
                 protocol.recipe(method)
@@ -260,7 +303,8 @@ def read_protocol(name: str | Path) -> Protocol:
 def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict[str, int] | None) -> None:
     """Says what the data sets in `folders` lack of the protocol's published lists.
 
-    Raises SettingError where they are not as many as the protocol has, DataError as `check_lists` does.
+    Raises SettingError where they are not as many as the protocol has, DataError as `check_lists` does, or where scans
+    were not cut as the protocol's are.
     """
     if len(folders) != len(protocol.data.folders):
         raise SettingError(
@@ -268,12 +312,62 @@ def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict
             f" ({', '.join(protocol.data.folders)}); {len(folders)} are given"
         )
     for name, folder in zip(protocol.data.folders, folders, strict=True):
-        line = check_lists(protocol, name, read_dataset(folder), labelled if isinstance(labelled, int) else None)
+        dataset = read_dataset(folder)
+        if protocol.data.cropped not in (None, dataset.is_cropped):
+            found, expected = ("cut", "whole") if dataset.is_cropped else ("whole", "cut")
+            raise DataError(
+                f"{folder}: its scans are {found}, those of protocol {protocol.name} are {expected} (around their"
+                f" reference, by `convert --crop`); {protocol.data.download}"
+            )
+        if protocol.data.splits == "assigned":
+            dataset = assign(dataset, case_lists(protocol, name, dataset, labelled))
+        line = check_lists(protocol, name, dataset, labelled)
         if line is not None:
             say(line)
 
 
-def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int | None) -> str | None:
+def assigned_lists(
+    protocol: Protocol, folders: Sequence[Path], labelled: int | dict[str, int] | None
+) -> tuple[CaseLists, ...]:
+    """The lists that each of the data sets is brought into (see `assign`); none where each keeps its own splits."""
+    if protocol.data.splits == "checked":
+        return ()
+    named = zip(protocol.data.folders, folders, strict=True)
+    return tuple(case_lists(protocol, name, read_dataset(folder), labelled) for name, folder in named)
+
+
+def case_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int | dict[str, int] | None) -> CaseLists:
+    """The lists of a folder, its domains written out as the patients of `dataset`; those that keep their label are the
+    first of the training list."""
+    data = protocol.data
+    lists = data.lists[folder]
+    named: dict[Split, list[str]] = {
+        "train": [*data.labelled_names(folder, labelled), *lists.train],
+        "val": [*lists.val],
+        "test": [*lists.test],
+    }
+    for split, domains in lists.domains.items():
+        named[split] += [case.patient for case in dataset if case.domain in domains and case.label is not None]
+    return CaseLists(**{split: tuple(dict.fromkeys(names)) for split, names in named.items()})
+
+
+def check_scans(protocol: Protocol, shapes: Mapping[str, tuple[int, int, int]]) -> None:
+    """Raises DataError where a scan (case → its voxels along X, Y, Z in RAS order) cannot be one of the protocol's."""
+    wanted = protocol.data.shapes
+    for case, shape in shapes.items():
+        if wanted and not any(_fits(shape, allowed) for allowed in wanted):
+            expected = " or ".join(" × ".join("any" if size is None else str(size) for size in one) for one in wanted)
+            raise DataError(
+                f"case {case}: has {' × '.join(map(str, shape))} voxels, scans of protocol {protocol.name} have"
+                f" {expected}; {protocol.data.download}"
+            )
+
+
+def _fits(shape: Sequence[int], allowed: Sequence[int | None]) -> bool:
+    return all(size in (None, length) for size, length in zip(allowed, shape, strict=True))
+
+
+def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int | dict[str, int] | None) -> str | None:
     """What of the published lists a data set has and lacks, in one line; None where it is all there, in its order.
 
     `labelled`: how many groups are to keep their label. Raises DataError where a case is in another split than the
@@ -284,7 +378,7 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
         return None
     places = {name: case.split for case in dataset for name in _names(case)}
     told, missing = [], []
-    for split, names in lists:
+    for split, names in (("train", lists.train), ("val", lists.val), ("test", lists.test)):
         lacking = [name for name in names if name not in places]
         for name in names:
             if places.get(name, split) != split:
@@ -295,9 +389,14 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
         if names:
             told.append(f"{len(names) - len(lacking)} of {len(names)} {split}")
         missing += lacking
-    if labelled is not None and lists.train:
+    for domain, number in lists.groups.items():
+        here = len({case.patient for case in dataset if case.domain == domain and case.label is not None})
+        told += [f"{here} of {number} of {domain}"]
+        missing += [f"{number - here} of {domain}"] if here < number else []
+    one_by_one = protocol.data.labelled_names(folder, labelled)
+    if one_by_one or (isinstance(labelled, int) and lists.train):
         kept = dataset.hide_labels(labelled).labelled()
-        wanted = lists.train[: len({case.patient for case in kept})]
+        wanted = one_by_one or lists.train[: len({case.patient for case in kept})]
         if any(not _names(case) & set(wanted) for case in kept):
             raise DataError(
                 f"{dataset.root}: the labelled ones would be {_listed([case.patient for case in kept])}, the published"
@@ -317,6 +416,37 @@ def _listed(names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _place(text: str, folder: Path) -> tuple[Path, bool]:
+    """The file of a protocol, and whether it was named as one (relative to `folder`) and not as a shipped one."""
+    is_file = text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
+    if not is_file and text not in protocol_names():
+        raise unknown("protocol", text, protocol_names())
+    return ((folder / text).resolve() if is_file else SHIPPED / f"{text}.yaml"), is_file
+
+
+def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a protocol's file says, and what the one says that it is based on."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise SettingError(f"{path}: holds no protocol; begin it with `name:`")
+    content = _with_files(content, path)
+    if not isinstance(content.get("based_on"), str):
+        return content
+    base, _ = _place(content["based_on"], path.parent)
+    if base in (path, *above):
+        raise SettingError(f"{path}: is based on itself, over {base}; leave based_on out of one of them")
+    return _entries_replaced(_content(base, (path, *above)), content)
+
+
+def _entries_replaced(base: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `content` says in its place, entry by entry of each section."""
+    merged = {**base, **content}
+    for name, entry in content.items():
+        if isinstance(entry, dict) and isinstance(base.get(name), dict):
+            merged[name] = {**base[name], **entry}
+    return merged
 
 
 def _with_files(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from semivox.errors import DataError, RunError, SettingError
 from semivox.evaluation.evaluate import evaluate
 from semivox.experiments.configure import Budget, Request, configure, refuse_contradictions, settle_budget
 from semivox.experiments.predict import inference_settings, predict_inputs
-from semivox.experiments.protocol import check_data, read_protocol
+from semivox.experiments.protocol import assigned_lists, check_data, check_scans, read_protocol
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
 from semivox.planning.fingerprint import Fingerprint, fingerprint, name_of
@@ -87,6 +87,10 @@ def train(
     )
     if followed is not None:
         check_data(followed, data.datasets, labelled)
+        lists = assigned_lists(followed, data.datasets, labelled)
+        if lists and unlabelled:
+            raise SettingError(f"--unlabelled {unlabelled}: protocol {followed.name} lists its scans; leave it out")
+        data = data.model_copy(update={"lists": lists})
     whole = read_data(data)
     run = RunFolder(Path(out) if out else default_out(whole, method, labelled, seed))
     request = Request(
@@ -109,6 +113,8 @@ def train(
         refuse_faults(whole.hide_labels(labelled) if test else dataset)
         with progress("reading scans") as report:
             prints = fingerprint(dataset, progress=report)
+        if followed is not None:
+            check_scans(followed, {scan.case: scan.shape for scan in prints.scans})
         config = configure(request, dataset, prints)
         keep_heap()
         record_environment(run, prints)

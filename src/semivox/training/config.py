@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, PositiveInt, ValidationError
 
 from semivox.atomic import atomic_write_text
+from semivox.data.case_lists import CaseLists
 from semivox.errors import RunError, SettingError, first_line, unknown
 from semivox.methods import ADDITIONS, find_method
 from semivox.methods.method import MethodSettings
@@ -22,6 +23,8 @@ class DataSettings(Part):
     datasets: tuple[Path, ...] = Field(min_length=1)
     unlabelled: Path | None = None
     """A folder of further scans without labels."""
+    lists: tuple[CaseLists, ...] = ()
+    """For each data set which cases take part, in which split and order, as a protocol says; empty: as cases.csv."""
     labelled: int | dict[str, int] | None = None
     """How many groups keep their label, per domain and task; null: all."""
     labels: tuple[str, ...] | None = None

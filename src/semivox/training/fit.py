@@ -56,7 +56,7 @@ TIMED_S = 8.0
 
 def read_data(data: DataSettings) -> Dataset:
     """The data set a run is about, with all labels: for scoring at its end. Without test cases in development."""
-    dataset = read_datasets(data.datasets, data.unlabelled, data.labels)
+    dataset = read_datasets(data.datasets, data.unlabelled, data.labels, data.lists)
     return dataset if data.development is None else dataset.development(data.development)
 
 
