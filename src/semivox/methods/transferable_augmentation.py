@@ -168,6 +168,7 @@ class TransferableAugmentation(nn.Module):
         self.teacher_passes: list[Reading] = []
         self.labelled: list[LabelledMap] = []
         self.pseudo_labelled: list[LabelledMap] = []
+        self.strength = 0.0
         self.has_warned = False
 
     def watch(self, classes: int) -> None:
@@ -280,15 +281,15 @@ class TransferableAugmentation(nn.Module):
             moved = [part._replace(logits=linear(part.features)) for part in moved]
         shift = (end.mean - start.mean) * (end.seen & start.seen)[:, None]
         covariance = end.covariance.diagonal(0, 1, 2) if settings.covariance == "diagonal" else end.covariance
-        strength = settings.strength * (clock.stage_progress if settings.ramp == "linear" else 1.0)
-        table = augmentation_table(tap_sum(linear), shift, covariance, strength)
+        self.strength = settings.strength * (clock.stage_progress if settings.ramp == "linear" else 1.0)
+        table = augmentation_table(tap_sum(linear), shift, covariance, self.strength)
         self.table.copy_(table.detach())
         losses = [(part.logits, part.label, part.weight) for part in moved]
         self.batch = None
         return settings.weight * transferable_mean(losses, table, balanced=settings.mean_over == "classes")
 
     def diagnostics(self, class_names: Sequence[str]) -> dict[str, float]:
-        """The largest entry of Q, |Δμ| and tr Σ_t of every class, and the share of classes that a domain lacks."""
+        """α, the largest entry of Q, |Δμ| and tr Σ_t of every class, and the share of classes that a domain lacks."""
         largest = float(self.table.max())
         if largest > LARGE and not self.has_warned:
             self.has_warned = True
@@ -300,6 +301,7 @@ class TransferableAugmentation(nn.Module):
         shift = (self.target.mean - self.source.mean).norm(dim=1) * both
         trace = self.target.covariance.diagonal(0, 1, 2).sum(1)
         return {
+            "transferable/strength": self.strength,
             "transferable/largest_q": largest,
             "transferable/unseen_classes": float((~both).float().mean()),
             **{f"transferable/shift/{name}": float(value) for name, value in zip(class_names, shift, strict=True)},
