@@ -17,8 +17,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,7 +73,7 @@ def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
     whole = sum(stage.share for stage in stages)
     seconds = floor = memory = 0.0
     for number, stage in enumerate(stages):
-        method, reference = in_turns((config, number), (baseline, 0))
+        method, reference = in_turns(partial(train, config, number), partial(train, baseline, 0))
         share = stage.share / whole
         seconds += share * statistics.median(a / b for a, b in zip(method.seconds, reference.seconds, strict=True))
         floor += share * (demand.relative_cost if stage.unlabelled else demand.labelled_forwards)
@@ -82,22 +83,25 @@ def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one process: processor time of each step that counts, peak memory above that before the method was built."""
+    """Of one process: processor time of each step that counts, peak memory above that before its work began."""
 
     seconds: list[float]
     bytes: int
 
 
-def in_turns(*ways: tuple[Config, int]) -> list[Measured]:
-    """Trains each (config, number of the stage) in a fresh process; they step one after the other."""
+def in_turns(*ways: Callable[[Connection], None]) -> list[Measured]:
+    """Runs each way, such as `train`, in a fresh process; they step one after the other.
+
+    A way answers every "step" with the processor time that it took, and "end" with its peak of memory.
+    """
     # Forked from a process that has imported torch and done nothing else.
     context = get_context("forkserver")
     context.set_forkserver_preload(["semivox.training.fit"])
     ends: list[Connection] = []
     processes = []
-    for config, number in ways:
+    for way in ways:
         mine, theirs = context.Pipe()
-        processes.append(context.Process(target=train, args=(theirs, config, number)))
+        processes.append(context.Process(target=way, args=(theirs,)))
         processes[-1].start()
         theirs.close()
         ends.append(mine)
@@ -114,18 +118,23 @@ def in_turns(*ways: tuple[Config, int]) -> list[Measured]:
     return measured
 
 
-def train(turns: Connection, config: Config, number: int) -> None:
+def train(config: Config, number: int, turns: Connection) -> None:
     """Steps of one stage, each when told to; at last sends the peak of memory."""
     torch.set_num_threads(1)
     keep_heap()
     before = peak_bytes()
+    run_stage(config, number, turns)
+    turns.send(peak_bytes() - before)
+
+
+def run_stage(config: Config, number: int, turns: Connection) -> None:
+    """Builds everything that a config names and takes the steps of one stage."""
     dataset = training_data(read_data(config.data), config.data.labelled)
     method, _ = build(config, dataset)
     engine = make_engine(config, dataset, open_store(config, dataset), method)
     # As if it had begun before: with the method as it is, and nothing to prepare.
     engine.spans, engine.step = [Span(method.stages()[number], 0, config.training.iterations + 1)], 1
     make_trainer(config.training, [Turns(turns)], 1).fit(engine)
-    turns.send(peak_bytes() - before)
 
 
 class Turns(lightning.Callback):
