@@ -392,6 +392,42 @@ MUTATIONS = (
         "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
         function="semivox.methods.transferable_augmentation:TransferableAugmentation.term",
     ),
+    Mutation("aggregating_decoupling", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "aggregating_decoupling",
+        "padding counts",
+        "scores.argmax(1).masked_fill(~unlabelled.valid, IGNORE)",
+        "scores.argmax(1)",
+        padding_never_counts,
+    ),
+    Mutation(
+        "aggregating_decoupling",
+        "the diffusion has no say",
+        "fused_scores(gumbel_softmax(sampled, noise, settings.temperature), psi)",
+        "psi.softmax(1)",
+        "test_the_unlabelled_term_equals_a_slow_version[published-2]",
+    ),
+    Mutation(
+        "aggregating_decoupling",
+        "classes weigh alike",
+        "dice_ce(psi, label, weights, known)",
+        "dice_ce(psi, label, known=known)",
+        "test_the_supervised_terms_equal_slow_versions[2]",
+    ),
+    Mutation(
+        "aggregating_decoupling",
+        "decoders are not mixed",
+        "self.mix_decoders()",
+        "pass",
+        "test_a_step_mixes_before_the_average_follows",
+    ),
+    Mutation(
+        "aggregating_decoupling",
+        "pseudo-labels are made with gradient",
+        "@torch.no_grad()\n    def pseudo_scores",
+        "@torch.enable_grad()\n    def pseudo_scores",
+        "test_a_step_makes_the_encoder_passes_of_its_demand",
+    ),
 )
 
 

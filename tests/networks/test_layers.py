@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from semivox.networks.layers import GroupNorm, convolution, cut_to, halvings, pad_to_multiple, per_level
+from semivox.networks.layers import (
+    GroupNorm,
+    convolution,
+    cut_to,
+    halvings,
+    normalisation,
+    pad_to_multiple,
+    per_level,
+    running_statistics_kept,
+)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -58,3 +67,17 @@ def test_halvings_leave_four_voxels():
 def test_per_level_goes_on_with_the_last_value():
     assert per_level((1, 2, 3), 5) == (1, 2, 3, 3, 3)
     assert per_level((1, 2, 3), 2) == (1, 2)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_batch_norm_normalises_alike_whether_or_not_its_running_statistics_are_kept(dimensions):
+    norm = nn.Sequential(normalisation("batch", dimensions, 2))
+    x = 3 + torch.randn(2, 2, *[4] * dimensions)
+    with running_statistics_kept(norm):
+        kept = norm(x)
+    assert all((buffer == start).all() for buffer, start in zip(norm.buffers(), (0, 1, 0), strict=True))
+    assert torch.equal(norm(x), kept)
+    assert norm[0].running_mean.abs().min() > 0
+    with running_statistics_kept(norm), pytest.raises(ZeroDivisionError):
+        raise ZeroDivisionError
+    assert norm[0].track_running_stats

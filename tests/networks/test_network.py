@@ -15,6 +15,7 @@ SETTINGS: dict[str, dict] = {
     "vnet": {"width": 4, "levels": 3},
     "unet": {"width": 4, "levels": 3},
     "residual_encoder_unet": {"width": 4, "blocks": (1, 2)},
+    "diffusion_vnet": {"width": 4, "levels": 3},
     "monai:UNet": {"channels": (4, 8, 16), "strides": (2, 2), "num_res_units": 1},
     "monai:SegResNet": {"init_filters": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)},
 }

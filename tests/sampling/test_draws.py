@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.sampling.draws import generator, normal, seed_of
+from semivox.sampling.draws import generator, gumbel, normal, seed_of
 
 CPU = torch.device("cpu")
 
@@ -26,9 +26,10 @@ def test_negative_keys_are_refused():
         seed_of(-1)
 
 
-def test_noise_of_a_sample_does_not_depend_on_its_batch():
-    together = normal((2, 5, 4), (3, 4, 5), CPU)
-    torch.testing.assert_close(together[1:2], normal((2, 5, 4), (4,), CPU), rtol=0, atol=0)
+@pytest.mark.parametrize("draw", [normal, gumbel])
+def test_noise_of_a_sample_does_not_depend_on_its_batch(draw):
+    together = draw((2, 5, 4), (3, 4, 5), CPU)
+    torch.testing.assert_close(together[1:2], draw((2, 5, 4), (4,), CPU), rtol=0, atol=0)
     assert not torch.equal(together[0], together[1])
 
 
@@ -36,3 +37,12 @@ def test_noise_is_standard_normal():
     noise = normal((100_000,), (7,), CPU)
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
+
+
+def test_gumbel_noise_makes_the_largest_of_some_logits_a_draw_from_their_softmax():
+    logits = torch.tensor([0.0, 1.0, -1.0])
+    noise = gumbel((100_000, 3), (7,), CPU)[0]
+    assert noise.isfinite().all()
+    assert abs(noise.mean() - 0.57722) < 0.02
+    shares = torch.bincount((logits + noise).argmax(1), minlength=3) / len(noise)
+    torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
