@@ -72,12 +72,16 @@ def test_thick_slices_that_are_few_are_read_one_by_one():
     assert made.batch.labelled == 12
 
 
-def test_slices_are_cut_across_the_axis_that_is_coarse_after_reorientation():
+def test_thick_slices_are_each_scans_own_in_whatever_plane_they_were_taken():
     made = plan(scan((16, 144, 144), (5.0, 1.48, 1.46)))
     assert made.patch == (144, 144)
-    assert made.slice_axis == 0
-    assert made.window == (1, 144, 144)
-    assert made.preparation.spacing_mm == (None, 1.48, 1.46)
+    assert made.preparation.slices_last
+    assert made.slice_axis == 2
+    assert made.window == (144, 144, 1)
+    assert made.preparation.spacing_mm == (1.48, 1.46, None)
+    coronal = scan((144, 16, 144), (1.48, 5.0, 1.46))
+    assert plan(coronal, coronal).preparation == made.preparation
+    assert plan(coronal, scan((16, 144, 144), (5.0, 1.48, 1.46))).preparation == made.preparation
 
 
 def test_thick_slices_that_are_many_stay_a_volume():
@@ -219,3 +223,11 @@ def test_a_plan_survives_its_file(tmp_path):
 def test_patches_are_near_cubes_in_millimetres(shape, spacing_mm, patch):
     voxels = 256**2 if len(shape) == 2 else 112 * 112 * 80
     assert patch_size(shape, spacing_mm, voxels) == patch
+
+
+def test_volumes_of_many_slices_stay_anatomical_in_whatever_plane_they_were_taken():
+    axial, sagittal = scan((144, 152, 90), (1.0, 1.0, 4.0)), scan((90, 152, 144), (4.0, 1.0, 1.0))
+    made = plan(axial, axial, sagittal)
+    assert made.dimensions == 3
+    assert not made.preparation.slices_last
+    assert made.preparation.spacing_mm == (1.0, 1.0, 4.0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from semivox.errors import DataError
-from semivox.preparation.orientation import ras_axes, reorient
+from semivox.preparation.orientation import prepared_axes, ras_axes, reorient, slice_axis
 
 ORIENTATIONS = [
     (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
@@ -59,3 +59,24 @@ def test_reorienting_is_a_view_and_keeps_leading_axes():
 def test_an_affine_without_three_directions_is_refused(affine):
     with pytest.raises(DataError, match="three directions"):
         ras_axes(affine)
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
+def test_slices_lie_across_the_last_axis_and_their_own_axes_keep_the_anatomical_order(axes, signs):
+    affine = affine_of(axes, signs, spacing=(0.7, 1.1, 5.0))
+    (x, y, z), flips = prepared_axes(affine, slices_last=True)
+    assert z == 2
+    assert axes[x] < axes[y]
+    assert all(flip == (signs[axis] < 0) for flip, axis in zip(flips, (x, y, z), strict=True))
+    assert prepared_axes(affine, slices_last=False) == ras_axes(affine)
+
+
+def test_slices_are_the_thick_voxels_else_the_last_axis_of_the_file():
+    assert slice_axis((5.0, 1.0, 1.0)) == 0
+    assert slice_axis((1.2, 1.0, 1.0)) == 2
+    assert slice_axis((1.2, 1.0, 1.0), last=1) == 1
+
+
+def test_an_oblique_short_axis_stack_keeps_its_slices():
+    affine = rotation(35, 0) @ rotation(40, 2) @ affine_of((1, 2, 0), (-1, -1, -1), spacing=(1.5, 1.5, 5.0))
+    assert prepared_axes(affine, slices_last=True) == ((0, 1, 2), (True, True, True))

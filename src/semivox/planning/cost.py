@@ -156,7 +156,7 @@ def store_bytes(preparation: Preparation, fingerprint: Fingerprint) -> float:
     return sum(
         voxel_bytes
         * prod(target_shape(scan.body if preparation.crop == "body" else scan.shape, scan.spacing_mm, preparation))
-        for scan in fingerprint.scans
+        for scan in (scan.arranged(preparation.slices_last) for scan in fingerprint.scans)
         if scan.split != "test"
     )
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from semivox.data.image import read_classes, read_image
 from semivox.data.labels import IGNORE
 from semivox.errors import RunError
 from semivox.preparation.cropping import body_box
-from semivox.preparation.orientation import ras_axes, reorient
+from semivox.preparation.orientation import ras_axes, reorient, slice_axis
 from semivox.settings import Part, first_fault
 
 AIR_HU = -950.0
@@ -55,6 +56,8 @@ class Scan(Part):
     body: tuple[int, int, int]
     """Voxels of its body box."""
     spacing_mm: tuple[float, float, float]
+    last_axis: Literal[0, 1, 2] = 2
+    """The axis that is the last in its file."""
     is_picture: bool
     dtype: str
     """Type of the voxels as read."""
@@ -64,6 +67,15 @@ class Scan(Part):
     """Image file, relative to the data set where it lies inside, → checksum."""
     class_shares: dict[str, float] | None = None
     """Label name → share of the scan's known voxels; None where there is no label or it was not asked for."""
+
+    def arranged(self, slices_last: bool) -> "Scan":
+        """The scan with its axes as a preparation with that `slices_last` has them."""
+        if not slices_last:
+            return self
+        across = slice_axis(self.spacing_mm, self.last_axis)
+        order = [*(axis for axis in range(3) if axis != across), across]
+        changed = {name: tuple(getattr(self, name)[axis] for axis in order) for name in ("shape", "body", "spacing_mm")}
+        return self.model_copy(update={**changed, "last_axis": 2})
 
 
 class Fingerprint(Part):
@@ -137,9 +149,8 @@ def _scan(case: Case, dataset: Dataset, class_shares: bool) -> tuple[Scan, np.nd
     volume = read_image(case, dataset)
     axes, flips = ras_axes(volume.grid.affine)
     array = reorient(volume.array, axes, flips)
-    box = body_box(array)
-    body = array[(slice(None), *(slice(start, stop) for start, stop in box))]
-    samples = [_sample(channel, is_ct=name == "CT") for name, channel in zip(dataset.channels, body, strict=True)]
+    body = body_of(array)
+    samples = sampled(body, dataset.channels)
     shape, spacing = volume.array.shape[1:], volume.grid.spacing_mm
     scan = Scan(
         case=case.id,
@@ -148,13 +159,24 @@ def _scan(case: Case, dataset: Dataset, class_shares: bool) -> tuple[Scan, np.nd
         shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
         body=body.shape[1:],
         spacing_mm=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
+        last_axis=axes.index(2),
         is_picture=volume.is_picture,
         dtype=volume.array.dtype.name,
         intensities=tuple(_intensity(sample) for sample in samples),
         sha256=dict(_checksums(case.images, dataset.root)),
         class_shares=_class_shares(case, dataset) if class_shares and case.label is not None else None,
     )
-    return scan, np.stack(samples)
+    return scan, samples
+
+
+def body_of(array: np.ndarray) -> np.ndarray:
+    """The part of a scan (C, X, Y, Z) that is not constant background."""
+    return array[(slice(None), *(slice(start, stop) for start, stop in body_box(array)))]
+
+
+def sampled(body: np.ndarray, channels: Iterable[str]) -> np.ndarray:
+    """(C, `SAMPLES`) intensities, evenly spread over a body (C, X, Y, Z); of a channel named CT without air."""
+    return np.stack([_sample(values, is_ct=name == "CT") for name, values in zip(channels, body, strict=True)])
 
 
 def _sample(channel: np.ndarray, is_ct: bool) -> np.ndarray:

@@ -21,7 +21,7 @@ from semivox.networks import MONAI, network_settings
 from semivox.planning import cost
 from semivox.planning.cost import GIB
 from semivox.planning.demand import Demand
-from semivox.planning.fingerprint import Fingerprint, Intensity
+from semivox.planning.fingerprint import Fingerprint, Intensity, Scan
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
 
@@ -60,6 +60,8 @@ class Body:
     dimensions: int
     """2 where it is to be read slice by slice."""
     slice_axis: int
+    slices_last: bool = False
+    """Whether the axes are not anatomical: Z is across each scan's own slices."""
 
     @property
     def plane(self) -> tuple[int, ...]:
@@ -185,6 +187,7 @@ class Drafting:
         x, y, z = (round(mm, 4) if axis in body.plane else None for axis, mm in enumerate(spacing))
         thick = max(spacing) / min(spacing) > THICK
         return Preparation(
+            slices_last=body.slices_last,
             spacing_mm=(x, y, z),
             coarse_axis=int(np.argmax(spacing)) if thick else None,
             normalisation=self.normalisation,
@@ -237,6 +240,8 @@ def median_body(dataset: Dataset, fingerprint: Fingerprint) -> Body:
     """Size and spacing of the median training scan, and whether it is read whole or slice by slice.
 
     Slice by slice: pictures; scans of few slices that are much thicker than their pixels are wide; very flat ones.
+    Thick slices are each scan's own, in whatever plane they were taken: short-axis stacks of the heart lie otherwise in
+    every patient.
     """
     scans = fingerprint.training
     pictures = [scan for scan in scans if scan.is_picture]
@@ -245,19 +250,21 @@ def median_body(dataset: Dataset, fingerprint: Fingerprint) -> Body:
         raise DataError(
             f"{dataset.name}: case {pictures[0].case} is a picture and case {volume.case} a volume; make two data sets"
         )
+    if pictures:
+        return replace(_median(scans), is_picture=True, dimensions=2)
+    stack = _median([scan.arranged(slices_last=True) for scan in scans])
+    if max(stack.spacing_mm) == stack.spacing_mm[2] > THICK * min(stack.spacing_mm) and stack.shape[2] < FEW_SLICES:
+        return replace(stack, dimensions=2, slices_last=True)
+    body = _median(scans)
+    flat = int(np.argmin(body.shape))
+    return replace(body, dimensions=2, slice_axis=flat) if body.shape[flat] < FLAT else body
+
+
+def _median(scans: Sequence[Scan]) -> Body:
+    """The median scan, with axes as `scans` have them, as one volume."""
     spacing = np.median([scan.spacing_mm for scan in scans], axis=0)
     shape = np.median([np.multiply(scan.body, scan.spacing_mm) for scan in scans], axis=0) / spacing
-    coarse = int(np.argmax(spacing))
-    flat = int(np.argmin(shape))
-    if pictures:
-        dimensions, axis = 2, 2
-    elif spacing.max() / spacing.min() > THICK and shape[coarse] < FEW_SLICES:
-        dimensions, axis = 2, coarse
-    elif shape[flat] < FLAT:
-        dimensions, axis = 2, flat
-    else:
-        dimensions, axis = 3, 2
-    return Body(tuple(map(float, shape)), tuple(map(float, spacing)), bool(pictures), dimensions, axis)
+    return Body(tuple(map(float, shape)), tuple(map(float, spacing)), is_picture=False, dimensions=3, slice_axis=2)
 
 
 def normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
@@ -346,7 +353,8 @@ def describe(body: Body, plan: Plan) -> str:
     voxel = times(f"{mm:.3g}" for mm in body.spacing_mm)
     if plan.dimensions == 3:
         return f"3-D: the median scan has {size} voxels of {voxel} mm"
-    return f"2-D, slice by slice across axis {plan.slice_axis}: the median scan has {size} voxels of {voxel} mm"
+    across = "" if body.slices_last else f" across axis {plan.slice_axis}"
+    return f"2-D, slice by slice{across}: the median scan has {size} voxels of {voxel} mm"
 
 
 def explain_time(usual: Plan, plan: Plan, at_usual: int, minutes: float) -> list[str]:

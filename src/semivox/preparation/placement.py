@@ -10,7 +10,7 @@ import numpy as np
 from semivox.data.volume import Grid
 from semivox.errors import DataError
 from semivox.preparation.cropping import Box
-from semivox.preparation.orientation import Axes, Flips, ras_axes, reorient
+from semivox.preparation.orientation import Axes, Flips, prepared_axes, reorient
 from semivox.preparation.settings import Preparation
 
 Shape = tuple[int, int, int]
@@ -127,6 +127,6 @@ def target_length(length: int, spacing_mm: float, target_mm: float | None, size:
 
 def largest_shape(grid: Grid, preparation: Preparation) -> Shape:
     """X, Y, Z of the prepared scan if nothing were cropped; needs no voxel of it."""
-    axes, _ = ras_axes(grid.affine)
+    axes, _ = prepared_axes(grid.affine, preparation.slices_last)
     x, y, z = (grid.shape[axis] for axis in axes)
     return target_shape((x, y, z), reoriented_spacing(grid, axes), preparation)

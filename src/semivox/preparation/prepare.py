@@ -6,14 +6,14 @@ from semivox.data.volume import Volume
 from semivox.errors import DataError
 from semivox.preparation.cropping import Box, body_box, centre_box, whole_box
 from semivox.preparation.normalisation import as_numbers, normalise
-from semivox.preparation.orientation import ras_axes, reorient
+from semivox.preparation.orientation import prepared_axes, reorient
 from semivox.preparation.placement import Placement, Shape, place
 from semivox.preparation.resampling import resample, resample_classes
 from semivox.preparation.settings import Preparation
 
 
 def prepare_image(volume: Volume, preparation: Preparation) -> tuple[np.ndarray, Placement]:
-    """The prepared array, float32 (C, X, Y, Z) in RAS order, and the record of how it came about.
+    """The prepared array, float32 (C, X, Y, Z) in the plan's order, and the record of how it came about.
 
     A label plays no part, so a case is prepared alike with and without one.
     Raises DataError on NaN or infinite voxels or another number of channels than the plan has. The error names neither
@@ -22,7 +22,7 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[np.ndarray,
     channels = len(volume.array)
     if channels != len(preparation.normalisation):
         raise DataError(f"image has {channels} channels, the plan normalises {len(preparation.normalisation)}")
-    axes, flips = ras_axes(volume.grid.affine)
+    axes, flips = prepared_axes(volume.grid.affine, preparation.slices_last)
     oriented = reorient(volume.array, axes, flips)
     placement = place(volume.grid, axes, flips, kept_box(oriented, preparation), preparation)
     array = np.empty((channels, *placement.shape), np.float32)

@@ -51,6 +51,9 @@ class Preparation(Part):
     crop_share: tuple[Share | None, Share | None, Share | None] | None = None
     """For `crop: centre`, how much of X, Y, Z is kept about the middle voxel: n // 2 ± half of it, rounded down; null
     keeps all."""
+    slices_last: bool = False
+    """Whether Z is across the scan's own slices, in whatever plane it was taken, for networks that see one slice at a
+    time; X and Y are then the anatomical axes nearest to the slice's. false: Z is foot-head in every scan."""
     resample: Literal["spacing", "size", "none"] = "spacing"
     spacing_mm: tuple[Above0 | None, Above0 | None, Above0 | None] | None = None
     """Target voxel size along X, Y, Z (RAS) for `resample: spacing`; null keeps the scan's own on that axis."""

@@ -56,12 +56,17 @@ class WeakSettings(Part):
         return scale
 
 
-def flip_axes(settings: WeakSettings, names: Iterable[str]) -> tuple[int, ...]:
-    """Axes of the scan (0, 1, 2 for X, Y, Z) that may be flipped, given the label names."""
+def flip_axes(settings: WeakSettings, names: Iterable[str], anatomical: bool = True) -> tuple[int, ...]:
+    """Axes of the scan (0, 1, 2 for X, Y, Z) that may be flipped, given the label names.
+
+    anatomical: whether these axes are left-right, back-front and foot-head; where they are not, none is flipped if
+    names tell any sides apart.
+    """
     if settings.flip_axes is not None:
         return settings.flip_axes
     lower = {name.lower() for name in names}
-    return tuple(axis for axis in range(3) if not _tells_apart(lower, SIDES[axis]))
+    free = tuple(axis for axis in range(3) if not _tells_apart(lower, SIDES[axis]))
+    return free if anatomical or len(free) == 3 else ()
 
 
 def _tells_apart(names: set[str], sides: Iterable[tuple[str, str]]) -> bool:

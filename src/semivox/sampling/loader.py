@@ -92,7 +92,7 @@ class PatchLoader(TorchDataset[RawBatch]):
         self._slice_axis = plan.slice_axis if plan.dimensions == 2 else None
         self._axes = [axis for axis in range(3) if axis != self._slice_axis]
         """The patch's axes among X, Y, Z."""
-        flippable = flip_axes(self.settings.weak, dataset.labels.names)
+        flippable = flip_axes(self.settings.weak, dataset.labels.names, not plan.preparation.slices_last)
         self._flippable = tuple(place for place, axis in enumerate(self._axes) if axis in flippable)
         coarse = plan.preparation.coarse_axis
         self._fine = tuple(place for place, axis in enumerate(self._axes) if axis != coarse)
