@@ -84,7 +84,7 @@ class Windows:
         windows only, so that beside the result little memory is needed; the result is float32, or float16 when large.
         """
         function = flip_average(function, self._patch_axes(self.flips))
-        padded, inside = self._pad(volume)
+        padded, inside = self.pad(volume)
         shape = padded.shape[1:]
         starts = self.starts(shape)
         weights = [
@@ -96,9 +96,9 @@ class Windows:
         axis = max(range(3), key=lambda a: len(starts[a]))
         sums: _SlabSum | None = None
         for corners in self._batches(starts, axis):
-            patches = torch.stack([padded[(slice(None), *self._box(corner))] for corner in corners]).to(device)
+            patches = torch.stack([self.patch(padded, corner) for corner in corners]).to(device)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                probabilities = self._expand(function(self._squeeze(patches))).float()
+                probabilities = self._expand(function(patches)).float()
             if sums is None:
                 sums = _SlabSum(_result(probabilities.shape[1], shape, volume.device), axis, device)
             sums.advance(corners[0][axis], corners[-1][axis] + self.window[axis])
@@ -109,7 +109,7 @@ class Windows:
         sums.advance(shape[axis], shape[axis])
         return sums.result[(slice(None), *inside)]
 
-    def _pad(self, volume: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
+    def pad(self, volume: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
         """The volume, at least as large as the window on each axis, and where it lies in that."""
         sizes = volume.shape[1:]
         missing = [max(window - size, 0) for window, size in zip(self.window, sizes, strict=True)]
@@ -131,8 +131,10 @@ class Windows:
     def _box(self, corner: Sequence[int]) -> tuple[slice, ...]:
         return tuple(slice(first, first + size) for first, size in zip(corner, self.window, strict=True))
 
-    def _squeeze(self, patches: Tensor) -> Tensor:
-        return patches.squeeze(self.slice_axis + 2) if self.dimensions == 2 else patches
+    def patch(self, padded: Tensor, corner: Sequence[int]) -> Tensor:
+        """What a function sees (C, *space) of the window at `corner` of a padded volume."""
+        window = padded[(slice(None), *self._box(corner))]
+        return window.squeeze(self.slice_axis + 1) if self.dimensions == 2 else window
 
     def _expand(self, probabilities: Tensor) -> Tensor:
         return probabilities.unsqueeze(self.slice_axis + 2) if self.dimensions == 2 else probabilities

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semivox.reporting.domain_shift import DomainShift, Histogram
 from semivox.reporting.record import Log
 
 WIDTH, HEIGHT = 340.0, 170.0
@@ -90,6 +91,27 @@ class CaseChart:
     height: float
 
 
+@dataclass(frozen=True)
+class Spot:
+    """One scan in a scatter chart; a trained one is filled."""
+
+    case: str
+    x: float
+    y: float
+    is_trained: bool
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Scans in a plane, domain by domain."""
+
+    title: str
+    note: str
+    domains: tuple[tuple[str, tuple[Spot, ...]], ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
 def training_charts(log: Log, baseline: Log | None = None) -> list[Chart]:
     """Charts of everything that log.csv measured: validation, losses, learning rate, pseudo-labels, throughput."""
     names = list(log.columns)
@@ -149,6 +171,47 @@ def case_chart(scores: Mapping[str, float], others: Mapping[str, float]) -> Case
             )
         )
     return CaseChart(tuple(dots), y.ticks(values), width, height)
+
+
+def domain_charts(shift: DomainShift) -> list[Chart]:
+    """Intensities of the domains, as scanned and as prepared, a pair of charts for each channel."""
+    pairs = zip(shift.scanned, shift.prepared, strict=True)
+    return [
+        chart for raw, prepared in pairs for chart in (_histogram(raw, "scanned"), _histogram(prepared, "prepared"))
+    ]
+
+
+def _histogram(found: Histogram, state: str) -> Chart:
+    """A line per domain through the middles of the bins, in percent of its voxels."""
+    values = {domain: 100 * np.array(shares) for domain, shares in found.shares.items()}
+    low, high, y_values = _range(np.concatenate([*values.values(), [0.0]]), floor_zero=True)
+    x, y = Axis(found.low, found.high, LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP)
+    bins = len(next(iter(values.values())))
+    middles = found.low + (np.arange(bins) + 0.5) * (found.high - found.low) / bins
+    curves = tuple(Curve(domain, _path(x.at(middles), y.at(own)), "", "") for domain, own in values.items())
+    x_values = [(value, text) for value, text in _ticks(found.low, found.high, 5) if found.low <= value <= found.high]
+    return Chart(
+        f"{found.channel}, as {state}", "% of voxels over intensity", curves, x.ticks(x_values), y.ticks(y_values)
+    )
+
+
+def domain_scatter(shift: DomainShift) -> Scatter | None:
+    """Scans by the first two principal components of the encoder's features; None where there are none."""
+    if not shift.places:
+        return None
+    ends = [
+        _range(np.array([getattr(p, name) for p in shift.places]), floor_zero=False) for name in ("first", "second")
+    ]
+    x = Axis(*ends[0][:2], LEFT, WIDTH - RIGHT)
+    y = Axis(*ends[1][:2], HEIGHT - BOTTOM, TOP)
+    domains = tuple(
+        (name, tuple(Spot(p.case, x.place(p.first), y.place(p.second), p.is_trained) for p in own))
+        for name in shift.cases
+        if (own := [place for place in shift.places if place.domain == name])
+    )
+    along = " and ".join(f"{100 * share:.0f} %" for share in shift.explained)
+    note = f"principal components with {along} of the variance"
+    return Scatter("What the encoder makes of them", note, domains, x.ticks(ends[0][2]), y.ticks(ends[1][2]))
 
 
 def _chart(title: str, note: str, series: Mapping[str, tuple[np.ndarray, np.ndarray]], log: Log) -> Chart:

@@ -6,7 +6,7 @@ picture, anterior (axial) or superior (coronal, sagittal) at the top.
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,6 +98,11 @@ def overlay(
     scene = _Scene([scan], [_turn(part, turn) for part in maps], classes, (x, y, z), _window(scan))
     flat = [plane for plane in PLANES if scan.shape[plane.across] == 1]
     return tuple(_picture(plane, scene) for plane in flat[:1] or PLANES)
+
+
+def domain_colours(names: Iterable[str]) -> dict[str, str]:
+    """Domain → colour; the palette from its dark end, for thin lines on a white page."""
+    return {name: COLOURS[-1 - index % len(COLOURS)] for index, name in enumerate(names)}
 
 
 def colours(names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

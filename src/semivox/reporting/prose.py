@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semivox.data.case import DEFAULT, Dataset
+from semivox.reporting.domain_shift import DomainShift
 from semivox.reporting.record import Record
 from semivox.reporting.tables import Comparison
 from semivox.training.run import RunFolder
@@ -130,6 +131,19 @@ def train_again(record: Record) -> str:
 def train_baseline(record: Record) -> str:
     """The command that trains the labelled-only run beside this one: same data, plan, seed, steps and views."""
     return f"{_resume(str(record.folder), record)} --baseline"
+
+
+def domains(shift: DomainShift) -> str:
+    """What the charts of the domains show, and how to read them."""
+    scans = ", ".join(f"{count} of {name}" for name, count in shift.cases.items())
+    text = f"From images alone: {scans}."
+    if shift.places:
+        text += (
+            f" Of the variance of the encoder's coarsest features (their means over space) {100 * shift.between:.0f} %"
+            " lie between the domains. Anatomy and field of view count in it too; whether the network fails where"
+            " domains lie apart, only scores tell."
+        )
+    return text
 
 
 def in_title(name: str) -> str:

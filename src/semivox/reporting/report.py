@@ -13,8 +13,17 @@ from semivox.data.image import read_classes, read_image, read_label
 from semivox.data.joining import read_datasets
 from semivox.errors import DataError, RunError, SemivoxError
 from semivox.reporting import prose
-from semivox.reporting.curves import CaseChart, case_chart, training_charts
-from semivox.reporting.pictures import Picture, colours, overlay
+from semivox.reporting.curves import (
+    CaseChart,
+    Chart,
+    Scatter,
+    case_chart,
+    domain_charts,
+    domain_scatter,
+    training_charts,
+)
+from semivox.reporting.domain_shift import DomainShift
+from semivox.reporting.pictures import Picture, colours, domain_colours, overlay
 from semivox.reporting.pseudo_labels import PseudoLabelDice, pseudo_label_dice
 from semivox.reporting.record import NOTHING, Record, flatten, read_record
 from semivox.reporting.tables import (
@@ -28,6 +37,7 @@ from semivox.reporting.tables import (
     mean_scores,
     score_rows,
 )
+from semivox.training.run import RunFolder
 
 NAME = "report.html"
 
@@ -54,6 +64,17 @@ class Shown:
     has_reference: bool
     pictures: tuple[Picture, ...]
     notice: str
+
+
+@dataclass(frozen=True)
+class ShownShift:
+    """How far the domains lie apart, in charts and words."""
+
+    charts: list[Chart]
+    scatter: Scatter | None
+    colours: dict[str, str]
+    """Domain → colour."""
+    prose: str
 
 
 def write_report(run: Path, pseudo_labels: bool = False) -> Path:
@@ -107,6 +128,7 @@ def _content(record: Record, data: Data, pseudo_labels: bool) -> dict[str, Any]:
         "shown": _shown_cases(record, data.seen) if data.seen else [],
         "notice": data.notice,
         "pseudo_labels": _pseudo_labels(record, data) if pseudo_labels else None,
+        "shift": _domain_shift(record),
         "charts": training_charts(record.log, record.baseline.log if record.baseline else None),
         "plan": prose.plan(record),
         "plan_notes": config["plan"].get("notes", []),
@@ -116,6 +138,15 @@ def _content(record: Record, data: Data, pseudo_labels: bool) -> dict[str, Any]:
         "train_again": prose.train_again(record),
         "notes": prose.notes(record, data.seen),
     }
+
+
+def _domain_shift(record: Record) -> ShownShift | None:
+    """The picture of domain shift, where the run made one: it has two domains or more."""
+    path = RunFolder(record.folder).domain_shift
+    if not path.is_file():
+        return None
+    shift = DomainShift.load(path)
+    return ShownShift(domain_charts(shift), domain_scatter(shift), domain_colours(shift.cases), prose.domains(shift))
 
 
 def _find_data(record: Record) -> Data:

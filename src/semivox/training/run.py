@@ -58,6 +58,10 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def domain_shift(self) -> Path:
+        return self.path / "domain_shift.json"
+
+    @property
     def baseline(self) -> "RunFolder":
         return RunFolder(self.path / "baseline")
 
@@ -112,7 +116,8 @@ class RunFolder:
         """Removes the model and what was made with it, so that a longer training makes them anew."""
         for folder in (self.model, self.predictions):
             shutil.rmtree(folder, ignore_errors=True)
-        self.metrics.unlink(missing_ok=True)
+        for file in (self.metrics, self.domain_shift):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
