@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N | DOMAIN=N | all",
         help="how many groups (patients, else cases) keep their label, per domain and task; others are never opened",
     )
+    add("--unseen", nargs="+", metavar="DOMAIN", help="leave the training cases of these domains out, to test there")
     add("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
     add("--labels", nargs="+", metavar="NAME", help="only these label names")
     add("--network", metavar="NAME", help="see `semivox networks` (default: chosen by the plan)")

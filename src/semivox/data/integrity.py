@@ -43,7 +43,8 @@ def check(
     findings = run_all(examine, dataset.cases, workers, progress)
     for finding in findings:
         faults += finding.faults
-    return faults + _repeated_scans(dataset, [finding.digest for finding in findings])
+    faults += _repeated_scans(dataset, [finding.digest for finding in findings])
+    return faults + _absent_classes(dataset, [finding.classes for finding in findings])
 
 
 def check_case(case: Case, dataset: Dataset) -> list[Fault]:
@@ -56,6 +57,8 @@ class _Finding:
     faults: list[Fault]
     digest: str | None
     """Of the image's voxels; None where they cannot be read or are all equal."""
+    classes: frozenset[int] | None = None
+    """In the label of a training case, as the data set counts them; None where there is none to be read."""
 
 
 def _examine(case: Case, dataset: Dataset) -> _Finding:
@@ -68,12 +71,15 @@ def _examine(case: Case, dataset: Dataset) -> _Finding:
             faults += _value_faults(case, path, volume)
     if len(channels) == len(case.images):
         faults += channel_faults(case, dataset, channels)
+    classes = None
     if case.label is not None:
         label = _read(read_label, case.label, case, faults)
         if label is not None:
             faults += _label_faults(case, dataset, label, channels[0].grid if channels else None)
+            if case.split == "train" and not (case.label_map or dataset.labels).undeclared(label.array):
+                classes = frozenset(np.unique(dataset.to_classes(case, label.array)).tolist())
     is_whole = len(channels) == len(case.images) and any(np.ptp(channel.array) > 0 for channel in channels)
-    return _Finding(faults, _digest(channels) if is_whole else None)
+    return _Finding(faults, _digest(channels) if is_whole else None, classes)
 
 
 def _read(read: Callable[[Path], Volume], path: Path, case: Case, faults: list[Fault]) -> Volume | None:
@@ -133,3 +139,21 @@ def _repeated_scans(dataset: Dataset, digests: list[str | None]) -> list[Fault]:
             is_error = case.split != other.split
             faults.append(Fault(case.id, case.images[0], what, "remove one of them", is_error))
     return faults
+
+
+def _absent_classes(dataset: Dataset, classes: list[frozenset[int] | None]) -> list[Fault]:
+    """Classes that no labelled training case has, which cannot be learnt; none where a label could not be read."""
+    labelled = [
+        found
+        for case, found in zip(dataset.cases, classes, strict=True)
+        if case.split == "train" and case.label is not None
+    ]
+    if not labelled or None in labelled:
+        return []
+    present = frozenset().union(*(found for found in labelled if found is not None))
+    absent = [name for index, name in enumerate(dataset.labels.names) if index and index not in present]
+    others = [name for name in dataset.labels.foreground if name not in absent]
+    mend = "add a label that shows it, keep more with --labelled"
+    mend += f", or leave it out: --labels {' '.join(others)}" if others else ""
+    what = f"is in none of the {len(labelled)} labelled training cases, so that it cannot be learnt"
+    return [Fault("", dataset.root, f"class '{name}' {what}", mend) for name in absent]

@@ -9,6 +9,7 @@ from semivox.data.case import DEFAULT, Case, Dataset
 from semivox.data.case_lists import CaseLists, assign
 from semivox.data.labels import IGNORE, LabelMap
 from semivox.data.layout import read_dataset
+from semivox.data.setting import leave_unseen
 from semivox.errors import DataError, unknown
 
 
@@ -17,12 +18,13 @@ def read_datasets(
     unlabelled: Path | None = None,
     labels: Sequence[str] | None = None,
     lists: Sequence[CaseLists] = (),
+    unseen: Sequence[str] = (),
 ) -> Dataset:
     """One data set, or several joined. `unlabelled` scans are counted to the first.
 
     `lists`, one for each set or none at all, say which cases take part, see `assign`. `labels` restricts all sets to
-    these names; a set need not have every one of them. Raises SettingError for a name that no set has, FaultError and
-    DataError as `read_dataset`, `assign` and `join`.
+    these names; a set need not have every one of them. The domains `unseen` keep no training case. Raises SettingError
+    for a name that no set has, FaultError and DataError as `read_dataset`, `assign`, `join` and `leave_unseen`.
     """
     datasets = [read_dataset(path, None if index else unlabelled) for index, path in enumerate(paths)]
     if lists:
@@ -39,7 +41,7 @@ def read_datasets(
             dataset.restrict([name for name in labels if name in names])
             for dataset, names in zip(datasets, names_of, strict=True)
         ]
-    return join(datasets)
+    return leave_unseen(join(datasets), unseen)
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:

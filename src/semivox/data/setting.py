@@ -28,11 +28,6 @@ class Setting:
     unseen: tuple[str, ...]
     """Domains that are scored and have no training case."""
 
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        """Domains that lend no label to training, not even to choose weights by."""
-        return self.targets + self.unseen
-
 
 def recognise(dataset: Dataset) -> Setting:
     """The setting that the cases make, as they are: after labels were hidden.
@@ -81,12 +76,14 @@ def describe(dataset: Dataset) -> str:
     return "; ".join(parts)
 
 
-def without_foreign_labels(dataset: Dataset) -> Dataset:
+def without_foreign_labels(dataset: Dataset, keep_targets: bool = False) -> Dataset:
     """The data set whose validation cases of targets and of unseen domains have lost their label.
 
-    So that neither weights nor settings are chosen by labels that the setting says are not there.
+    So that weights are not chosen by labels that the setting says are not there. `keep_targets` lets the targets keep
+    theirs.
     """
-    foreign = recognise(dataset).foreign
+    setting = recognise(dataset)
+    foreign = setting.unseen if keep_targets else setting.targets + setting.unseen
     return replace(
         dataset,
         cases=tuple(

@@ -316,7 +316,7 @@ def refuse_other_data(grid: Grid) -> None:
         if cell.labelled is not None:
             check_data(grid.protocol, grid.folders, cell.labelled)
         whole = read_data(config.data)
-        training_data(whole, config.data.labelled)
+        training_data(whole, config.data.labelled, config.uda.target_labels)
         scored = whole.split("test") or whole.split("val")
         if not any(case.label for case in scored):
             raise DataError(f"{whole.root}: no test case has a label, so that nothing can be scored; add labels")

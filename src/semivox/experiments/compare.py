@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from semivox.atomic import atomic_write_text
 from semivox.errors import RunError, SettingError
@@ -119,9 +119,9 @@ def compare(runs: Sequence[Path]) -> Comparison:
     records = [read_record(folder) for folder in runs]
     names, unit = _common(records)
     grouped: dict[tuple[tuple[str, str], ...], list[Record]] = {}
-    for record in records:
+    for record, config in zip(records, _whole_configs(records), strict=True):
         # What is none says nothing: a run of an older version lacks the setting.
-        told = ((key, value) for key, value in flatten(record.config) if key not in BESIDE and value != NOTHING)
+        told = ((key, value) for key, value in flatten(config) if key not in BESIDE and value != NOTHING)
         settings = tuple(told)
         grouped.setdefault(settings, []).append(record)
     for members in grouped.values():
@@ -146,6 +146,25 @@ def write_comparison(comparison: Comparison, out: Path, **beside: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _whole_configs(records: list[Record]) -> list[dict[str, Any]]:
+    """The configs of the runs. Where some lack settings that others have, being of an older version, with defaults."""
+    configs = [record.config for record in records]
+    names = [
+        {name for name, _ in flatten(config) if not name.startswith(("method.", "plan.network."))} for config in configs
+    ]
+    if all(own == names[0] for own in names):
+        return configs
+    from semivox.training.config import Config  # with torch and all methods
+
+    whole = []
+    for config in configs:
+        try:
+            whole.append(Config.model_validate(config).model_dump(mode="json"))
+        except ValidationError:
+            whole.append(config)
+    return whole
 
 
 def _protocols(records: list[Record]) -> tuple["dict[str, Protocol]", tuple[str, ...]]:

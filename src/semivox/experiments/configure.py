@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from semivox.data.case import Dataset
+from semivox.data.case import Dataset, Split
+from semivox.data.setting import SUPERVISED, describe, listed, recognise
 from semivox.errors import DataError, ResourceError, SettingError
 from semivox.experiments.protocol import Protocol
 from semivox.methods import find_method
@@ -16,11 +18,13 @@ from semivox.planning.fingerprint import Fingerprint
 from semivox.planning.plan import NetworkChoice, Plan
 from semivox.planning.planner import installed_memory_gib, make_plan
 from semivox.progress import say
+from semivox.settings import first_fault
 from semivox.training.config import (
     Config,
     DataSettings,
     MethodChoice,
     TrainingSettings,
+    UdaSettings,
     method_settings,
     override,
     parse_assignments,
@@ -32,11 +36,15 @@ from semivox.training.windowing import make_windows
 DEFAULT_MINUTES = 60.0
 """Budget of a run that names none."""
 
+SPLITS: tuple[tuple[Split, str], ...] = (("train", "training"), ("val", "validation"))
+"""Splits whose labels training could read, and what a reader calls them."""
+
 ARGUMENTS = {
     "data": "DATASET, --labelled, --unlabelled and --labels",
     "data.datasets": "DATASET",
     "data.labelled": "--labelled",
     "data.unlabelled": "--unlabelled",
+    "data.unseen": "--unseen",
     "data.labels": "--labels",
     "data.development": "--development",
     "method": "--method",
@@ -109,6 +117,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
     )
     config = resolve(request, plan, device, precision)
     refuse_contradictions(config, dataset)
+    refuse_idle_settings(config)
     cost = estimate(
         config.plan,
         demand,
@@ -152,6 +161,7 @@ def resolve(request: Request, plan: Plan, device: str, precision: str) -> Config
             "training": recipe.training.model_copy(update=told),
             "views": recipe.views,
             "inference": recipe.inference,
+            "uda": request.protocol.uda,
             "protocol": request.protocol.reference,
         }
     choice = MethodChoice(name=request.method, settings=settings)
@@ -181,6 +191,17 @@ def asked_precision(request: Request) -> str:
     return request.protocol.recipe(request.method).training.precision
 
 
+def asked_uda(request: Request) -> UdaSettings:
+    """What `-s`, else the protocol, says of domain adaptation, which must be known before there is a config."""
+    _, of_config = given_settings(request)
+    base = UdaSettings() if request.protocol is None else request.protocol.uda
+    given = {name.removeprefix("uda."): value for name, value in of_config.items() if name.startswith("uda.")}
+    try:
+        return UdaSettings.model_validate(base.model_dump() | given)
+    except ValidationError as error:
+        raise SettingError(f"setting uda: {first_fault(error, UdaSettings)}") from None
+
+
 def given_plan(request: Request) -> Plan | None:
     """The plan of the file or the protocol that was named; None where it is to be made from the data."""
     if request.protocol is not None:
@@ -201,6 +222,43 @@ def of_network(values: dict[str, Any]) -> dict[str, Any]:
     return (whole if isinstance(whole, dict) else {}) | {
         name.removeprefix(f"{prefix}."): value for name, value in values.items() if name.startswith(f"{prefix}.")
     }
+
+
+def tell_setting(method: str, whole: Dataset, dataset: Dataset) -> None:
+    """Says which setting the cases make, which labels it leaves aside, and whether the method was made for it.
+
+    `dataset` is what training sees of `whole`.
+    """
+    setting = recognise(dataset)
+    say(f"setting: {describe(dataset)}")
+    readable = {case.id for case in dataset if case.label}
+    for domain in setting.targets + setting.unseen:
+        ignored = [case.split for case in whole if case.domain == domain and case.label and case.id not in readable]
+        counts = [f"{ignored.count(split)} {word}" for split, word in SPLITS if split in ignored]
+        if counts:
+            use = "; -s uda.target_labels=true chooses weights by them" if domain in setting.targets else ""
+            use = use if "val" in ignored else ""
+            say(f"{domain}: labels of {' and '.join(counts)} cases are not read{use}")
+    foreign = [name for name in setting.names if name not in (SUPERVISED, *find_method(method).covers)]
+    if foreign:
+        say(f"{method} is not made for {' and '.join(foreign)}: it takes the unlabelled scans of all domains alike")
+
+
+def refuse_idle_settings(config: Config) -> None:
+    """Raises where a setting that any method may have would do nothing for this one."""
+    settings = method_settings(config.method)
+    Kind = find_method(config.method.name)
+    if config.training.resampling is not None and not any(stage.pseudo for stage in Kind(settings).stages()):
+        raise SettingError(
+            f"training.resampling goes by stored pseudo-labels, which method '{config.method.name}' has none of; use"
+            " --method self_training or self_training_plus, or -s training.balance.classes=true for labelled scans"
+        )
+    style, views = config.views.style, Kind.demand(settings).views
+    if style.is_on and not style.labelled and "strong" not in views.labelled + views.unlabelled:
+        raise SettingError(
+            f"views.style: method '{config.method.name}' has no strong view to get a look; set"
+            " views.style.labelled=true, so that labelled scans do"
+        )
 
 
 def refuse_contradictions(config: Config, dataset: Dataset) -> None:
@@ -229,10 +287,18 @@ def refuse_contradictions(config: Config, dataset: Dataset) -> None:
             f"a batch of {batch.labelled}+{batch.unlabelled} cannot be shared by {devices} devices; make"
             " plan.batch.labelled and plan.batch.unlabelled multiples of --devices"
         )
-    if config.training.selection == "validation" and not any(case.label for case in dataset.split("val")):
+    setting = recognise(dataset)
+    if config.uda.target_labels and not setting.targets:
         raise SettingError(
-            "training.selection is 'validation' but no validation case has a label; mark some with split `val` in"
-            " cases.csv, or leave the setting out"
+            "uda.target_labels is true but no domain is a target, which has training cases without labels and is"
+            " tested; leave it out, or hide the labels of one with --labelled DOMAIN=0"
+        )
+    if config.training.selection == "validation" and not any(case.label for case in dataset.split("val")):
+        foreign = [case.domain for case in dataset.split("val") if case.domain in setting.targets + setting.unseen]
+        only = f" (those of {listed(tuple(dict.fromkeys(foreign)))} do not count)" if foreign else ""
+        raise SettingError(
+            f"training.selection is 'validation' but no validation case has a label{only}; mark some with split `val`"
+            " in cases.csv, or leave the setting out"
         )
 
 

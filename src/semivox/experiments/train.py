@@ -7,18 +7,28 @@ from pathlib import Path
 from typing import Literal
 
 from semivox.atomic import atomic_write_text
-from semivox.data.case import DEFAULT, Dataset
+from semivox.data.case import DEFAULT, Case, Dataset
 from semivox.data.integrity import check
 from semivox.errors import DataError, RunError, SettingError
 from semivox.evaluation.evaluate import evaluate
-from semivox.experiments.configure import Budget, Request, configure, refuse_contradictions, settle_budget
+from semivox.experiments.configure import (
+    Budget,
+    Request,
+    asked_uda,
+    configure,
+    refuse_contradictions,
+    settle_budget,
+    tell_setting,
+)
 from semivox.experiments.predict import inference_settings, predict_inputs
 from semivox.experiments.protocol import assigned_lists, check_data, check_scans, read_protocol
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
+from semivox.networks.network import Network
 from semivox.planning.fingerprint import Fingerprint, fingerprint, name_of
 from semivox.preparation.source import files_of
 from semivox.progress import progress, say
+from semivox.reporting.domain_shift import domain_shift
 from semivox.reporting.record import read_record
 from semivox.reporting.report import write_report
 from semivox.training.checkpoint import load_checkpoint, load_method
@@ -28,6 +38,7 @@ from semivox.training.device import choose_device, choose_precision
 from semivox.training.environment import environment
 from semivox.training.fit import build, fit_on_devices, open_store, read_data, training_data
 from semivox.training.run import RunFolder
+from semivox.training.windowing import make_windows
 
 
 def train(
@@ -37,6 +48,7 @@ def train(
     out: str | Path | None = None,
     labelled: int | dict[str, int] | Literal["all"] | None = None,
     unlabelled: str | Path | None = None,
+    unseen: Sequence[str] = (),
     labels: Sequence[str] | None = None,
     network: str | None = None,
     plan: str | Path | None = None,
@@ -56,7 +68,8 @@ def train(
     """Trains a model and returns its run folder.
 
     datasets: folders in the nnU-Net v2 raw layout; several join into one. labelled: how many groups (patients) keep
-    their label, per domain and task; hidden label files are never opened. protocol: a name or a file (see
+    their label, per domain and task; hidden label files are never opened. unseen: domains whose training cases take no
+    part. protocol: a name or a file (see
     `experiments.protocol`); what is not given here is taken from it. development: test cases take no part; the
     validation cases are scored, or where there are none the last training groups, as the protocol says. settings:
     `dotted.name=value` overrides of any field of the config; method settings need no prefix. baseline: trains
@@ -81,6 +94,7 @@ def train(
         datasets=tuple(Path(path).resolve() for path in datasets),
         unlabelled=Path(unlabelled).resolve() if unlabelled else None,
         labelled=labelled,
+        unseen=tuple(unseen),
         labels=tuple(labels) if labels else None,
         development=(followed.data.development_groups if followed is not None else 0) if development else None,
         store=Path("stores"),
@@ -108,9 +122,11 @@ def train(
         settings=tuple(settings),
     )
     with run.begun():
-        dataset = training_data(whole, labelled)
+        uda = asked_uda(request)
+        dataset = training_data(whole, labelled, uda.target_labels)
+        tell_setting(method, whole, dataset)
         # A broken test label should not show only when the hours of training are over.
-        refuse_faults(whole.hide_labels(labelled) if test else dataset)
+        refuse_faults(with_scored_labels(dataset, whole) if test else dataset)
         with progress("reading scans") as report:
             prints = fingerprint(dataset, progress=report)
         if followed is not None:
@@ -159,7 +175,7 @@ def resume(
         if iterations is not None:
             config = extend(folder, config, iterations)
         if not folder.environment.exists():  # the folder held a config.yaml alone
-            dataset = training_data(read_data(config.data), config.data.labelled)
+            dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
             with progress("reading scans") as report:
                 record_environment(folder, fingerprint(dataset, progress=report))
         if baseline and not folder.baseline.config.exists():
@@ -196,6 +212,17 @@ def refuse_faults(dataset: Dataset) -> None:
         raise DataError(f"{faults[0]}{more}")
 
 
+def with_scored_labels(dataset: Dataset, whole: Dataset) -> Dataset:
+    """`dataset` with the labels by which the run is scored at its end."""
+    scored = {case.id: case for case in scored_cases(whole)}
+    return replace(dataset, cases=tuple(scored.get(case.id, case) for case in dataset))
+
+
+def scored_cases(whole: Dataset) -> tuple[Case, ...]:
+    """The test cases, or the validation cases where there are none."""
+    return whole.split("test") or whole.split("val")
+
+
 def record_environment(run: RunFolder, prints: Fingerprint) -> None:
     """Writes environment.json: versions, hardware, checksums of the images."""
     content = {**environment(), "data": {"image_sha256": prints.checksums()}}
@@ -223,13 +250,19 @@ def refuse_changed_images(run: RunFolder, config: Config, dataset: Dataset) -> N
 
 
 def prepare_baseline(run: RunFolder, config: Config) -> None:
-    """Lays out the labelled-only run beside `run`: same steps, seed, plan, views and averaging of weights."""
+    """Lays out the labelled-only run beside `run`: same steps, seed, plan, views, class weights, averaging of weights.
+
+    Of DHC's two weightings its one network has the first one's.
+    """
     Settings = find_method("supervised").Settings
     shared = {name: value for name, value in config.method.settings.items() if name in Settings.model_fields}
     choice = MethodChoice(name="supervised", settings=Settings(**shared).model_dump(mode="json"))
     run.baseline.create()
     atomic_write_text(run.baseline.environment, run.environment.read_text(encoding="utf-8"))
-    config.model_copy(update={"method": choice}).save(run.baseline.config)
+    training = config.training
+    if training.class_weighting == "dhc":
+        training = training.model_copy(update={"class_weighting": "difficulty"})
+    config.model_copy(update={"method": choice, "training": training}).save(run.baseline.config)
 
 
 def extend(run: RunFolder, config: Config, iterations: int) -> Config:
@@ -240,7 +273,7 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
         )
     if iterations == config.training.iterations:
         return config
-    dataset = training_data(read_data(config.data), config.data.labelled)
+    dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
     method, _ = build(config, dataset)
     if len(method.stages()) > 1:
         raise SettingError(
@@ -258,7 +291,7 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
 def complete(run: RunFolder, config: Config, test: bool) -> None:
     """Does what is missing: training, the model, predictions, scores, the report."""
     whole = read_data(config.data)
-    dataset = training_data(whole, config.data.labelled)
+    dataset = training_data(whole, config.data.labelled, config.uda.target_labels)
     refuse_contradictions(config, dataset)
     if not (run.model / "model.json").exists():
         if run.last.exists():
@@ -268,6 +301,8 @@ def complete(run: RunFolder, config: Config, test: bool) -> None:
         keep_model(run, config, dataset)
     if test:
         score_run(run, config, whole)
+    if len(whole.domains) > 1 and not run.domain_shift.exists():
+        show_domains(run, config, whole)
     write_report(run.path)
     say(f"done: {run.path / 'report.html'}")
 
@@ -301,9 +336,20 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
     )
 
 
+def show_domains(run: RunFolder, config: Config, whole: Dataset) -> None:
+    """Writes what the report's picture of the domains is drawn from."""
+    method = load_model(run.path, config.method.name if ".py:" in config.method.name else None).method
+    method.to(config.training.device)
+    (first, *_) = method.inference_modules()
+    network = next((module for module in first.modules() if isinstance(module, Network)), None)
+    windows = make_windows(config.plan, config.inference, config.training.precision)
+    with progress("comparing domains") as report:
+        domain_shift(whole, config.plan.preparation, network, windows, report).save(run.domain_shift)
+
+
 def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
     """Predicts the test cases (the validation cases where there are none) and scores those with labels."""
-    cases = whole.split("test") or whole.split("val")
+    cases = scored_cases(whole)
     if not cases:
         say("no test and no validation cases: nothing to score")
         return

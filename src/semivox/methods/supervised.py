@@ -26,6 +26,7 @@ class Supervised(Method):
     settings: Settings
     views = Views(labelled=("weak",))
     paper: ClassVar[str] = "labelled-only baseline"
+    covers: ClassVar[tuple[str, ...]] = ("SSL", "imbalanced SSL", "UDA", "SemiDG", "partial labels")
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:

@@ -11,6 +11,7 @@ from semivox.atomic import atomic_write_text
 from semivox.data.case_lists import CaseLists
 from semivox.errors import RunError, SettingError, first_line, unknown
 from semivox.methods import ADDITIONS, find_method
+from semivox.methods.class_weighting import ClassWeightingKind
 from semivox.methods.method import MethodSettings
 from semivox.planning.plan import Plan
 from semivox.sampling.views import ViewSettings
@@ -27,6 +28,8 @@ class DataSettings(Part):
     """For each data set which cases take part, in which split and order, as a protocol says; empty: as cases.csv."""
     labelled: int | dict[str, int] | None = None
     """How many groups keep their label, per domain and task; null: all."""
+    unseen: tuple[str, ...] = ()
+    """Domains whose training cases take no part, so that their test cases are of domains never seen."""
     labels: tuple[str, ...] | None = None
     """Only these label names; null: all."""
     development: int | None = Field(None, ge=0)
@@ -41,6 +44,15 @@ class MethodChoice(Part):
 
     name: str
     settings: dict[str, Any] = {}
+
+
+class BalanceSettings(Part):
+    """What comes equally often in sampling, however many cases or voxels of it there are."""
+
+    domains: bool = False
+    """Every domain of a stream; else every case."""
+    classes: bool = False
+    """Every class among the labelled crops that must contain foreground, each drawn from all cases that have it."""
 
 
 class TrainingSettings(Part):
@@ -64,6 +76,12 @@ class TrainingSettings(Part):
     """Largest L2 norm of the gradient; 0 does not clip."""
     foreground_share: float = Field(0.5, ge=0, le=1)
     """Share of labelled crops that must contain foreground."""
+    balance: BalanceSettings = BalanceSettings()
+    class_weighting: ClassWeightingKind | None = None
+    """What weighs the classes in supervised terms; null: nothing, they count alike."""
+    resampling: float | None = Field(None, gt=0, le=1)
+    """CReST's α, 1/3 in the paper: how much more often those unlabelled scans come whose stored pseudo-labels hold rare
+    classes; null: all come alike."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
     """Processes (one per GPU, or CPU processes)."""
@@ -84,6 +102,14 @@ class TrainingSettings(Part):
     """Steps between validations; 0: a tenth of the run, where `selection` is validation."""
     patience: int = Field(0, ge=0)
     """Validations without improvement after which training stops; 0: never."""
+
+
+class UdaSettings(Part):
+    """Unsupervised domain adaptation: what training may know of the targets."""
+
+    target_labels: bool = False
+    """Whether the labels of a target's validation cases choose the weights (`training.selection=validation`), as papers
+    often have it. Else they are not read."""
 
 
 class InferenceSettings(Part):
@@ -114,6 +140,7 @@ class Config(Part):
     training: TrainingSettings
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
+    uda: UdaSettings = UdaSettings()
     seed: int = Field(0, ge=0, lt=2**63)
     protocol: str | None = None
     """The protocol from which all this came, for published figures; nothing is read from it again."""

@@ -16,11 +16,13 @@ from torch.multiprocessing.spawn import ProcessException
 
 from semivox.data.case import Dataset
 from semivox.data.joining import read_datasets
+from semivox.data.setting import refuse_contradictions, without_foreign_labels
 from semivox.errors import ResourceError, RunError, SemivoxError
 from semivox.evaluation.overlap import mean_dice
 from semivox.inference.pipeline import is_out_of_memory
 from semivox.methods import find_method
 from semivox.methods.average import Average
+from semivox.methods.class_weighting import ClassWeighting
 from semivox.methods.method import Method
 from semivox.methods.model import build_method, load_model
 from semivox.methods.problem import Problem
@@ -31,6 +33,8 @@ from semivox.planning.plan import BatchSize
 from semivox.preparation.store import Store, make_store
 from semivox.progress import progress, say
 from semivox.sampling.loader import PatchLoader
+from semivox.sampling.order import DomainOrder, EqualOrder
+from semivox.sampling.rebalancing import RebalancedOrder, case_rates, class_voxels
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
 from semivox.training.cpu import lay_out
@@ -56,21 +60,30 @@ TIMED_S = 8.0
 
 def read_data(data: DataSettings) -> Dataset:
     """The data set a run is about, with all labels: for scoring at its end. Without test cases in development."""
-    dataset = read_datasets(data.datasets, data.unlabelled, data.labels, data.lists)
-    return dataset if data.development is None else dataset.development(data.development)
+    dataset = read_datasets(data.datasets, data.unlabelled, data.labels, data.lists, data.unseen)
+    dataset = dataset if data.development is None else dataset.development(data.development)
+    refuse_contradictions(dataset)
+    return dataset
 
 
-def training_data(dataset: Dataset, labelled: int | dict[str, int] | None) -> Dataset:
-    """What training may see of it: no label that `labelled` hides, and no label of a test case."""
-    hidden = dataset.hide_labels(labelled)
+def training_data(dataset: Dataset, labelled: int | dict[str, int] | None, target_labels: bool = False) -> Dataset:
+    """What training may see of it: no label that `labelled` hides, none of a test case, none of a domain that is never
+    seen, and unless `target_labels` none of one that is adapted to."""
+    hidden = without_foreign_labels(dataset.hide_labels(labelled), target_labels)
     cases = tuple(replace(case, label=None) if case.split == "test" else case for case in hidden)
     return replace(hidden, cases=cases)
 
 
 def make_problem(config: Config, dataset: Dataset) -> Problem:
     """The problem that `config`'s method is built for."""
-    requires = find_method(config.method.name).requires
-    return Problem(plan=config.plan, channels=len(dataset.channels), labels=dataset.labels, requires=requires)
+    kind = config.training.class_weighting
+    return Problem(
+        plan=config.plan,
+        channels=len(dataset.channels),
+        labels=dataset.labels,
+        requires=find_method(config.method.name).requires,
+        class_weighting=None if kind is None else ClassWeighting(kind, dataset.labels.count),
+    )
 
 
 def open_store(config: Config, dataset: Dataset) -> Store:
@@ -111,14 +124,18 @@ def make_engine(
     """The engine with loaders over `store`. `folder`: where pseudo-labels lie, see `Labelling`."""
 
     def make_loader(views: Views, labels: StoredLabels | BlankLabels | None = None) -> PatchLoader:
+        cases = dataset if labels is None else without_others(dataset, labels.kept)
         return PatchLoader(
             store,
-            dataset if labels is None else without_others(dataset, labels.kept),
+            cases,
             config.plan,
             views,
             seed=config.seed,
             settings=config.views,
             foreground_share=config.training.foreground_share,
+            balance_domains=config.training.balance.domains,
+            balance_classes=config.training.balance.classes,
+            order=None if labels is None else rebalanced(config, cases, store, labels),
             rank=rank,
             ranks=config.training.devices,
             pseudo=None if labels is None else labels.read,
@@ -127,6 +144,20 @@ def make_engine(
     windows = make_windows(config.plan, config.inference, config.training.precision)
     labelling = Labelling(dataset, store, windows, folder, rank, config.training.devices)
     return Engine(method, config, make_loader, labelling)
+
+
+def rebalanced(
+    config: Config, dataset: Dataset, store: Store, labels: StoredLabels | BlankLabels
+) -> RebalancedOrder | None:
+    """The order in which cases come whose pseudo-labels hold rare classes more often; None where none is asked for."""
+    training, count = config.training, dataset.labels.count
+    if training.resampling is None:
+        return None
+    known = [class_voxels(store.label(case.id), count) for case in dataset.labelled()]
+    found = {case.id: class_voxels(labels.read(case.id), count) for case in dataset.unlabelled()}
+    domains = training.balance.domains
+    other = (DomainOrder if domains else EqualOrder)(dataset, config.seed)
+    return RebalancedOrder(dataset, config.seed, case_rates(known, found, training.resampling), other, domains)
 
 
 def without_others(dataset: Dataset, kept: Collection[str]) -> Dataset:
@@ -185,7 +216,7 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
 
     Raises Interrupted after a signal (all is saved by then), ResourceError where memory does not suffice.
     """
-    dataset = training_data(read_data(config.data), config.data.labelled)
+    dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
     store = open_store(config, dataset)
     method, _ = build(config, dataset)
     engine = make_engine(config, dataset, store, method, rank, run.pseudo_labels)
