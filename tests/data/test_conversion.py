@@ -13,7 +13,7 @@ from semivox.errors import DataError, SettingError
 
 
 @pytest.mark.parametrize(
-    ("given_name", "mend"), [("dicm", "did you mean 'dicom'"), ("zip?", "there are: dicom, h5, msd")]
+    ("given_name", "mend"), [("dicm", "did you mean 'dicom'"), ("zip?", "there are: btcv, dicom, h5, mmwhs, mnms, msd")]
 )
 def test_unknown_format_names_the_nearest(tmp_path, given_name, mend):
     with pytest.raises(SettingError, match=f"unknown format .*{mend}"):
@@ -58,3 +58,9 @@ def test_ids_are_file_names_and_nothing_else(name):
     assert not set(case_id) & set("/\\\0\n\t :*?\"<>|'")
     assert not case_id.startswith((".", "-"))
     assert safe_id(case_id) == case_id
+
+
+@pytest.mark.parametrize("format_name", ["msd", "btcv"])
+def test_only_sets_that_are_published_cut_can_be_cut(tmp_path, format_name):
+    with pytest.raises(SettingError, match="--crop published: goes with --from mmwhs and mnms only; leave it out"):
+        convert(tmp_path, format_name, tmp_path / "out", crop="published")

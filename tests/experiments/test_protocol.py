@@ -1,5 +1,7 @@
 """Protocols: what is wrong with one is a line, what is right with one is a run's config."""
 
+import json
+import re
 import shutil
 
 import pytest
@@ -8,8 +10,10 @@ import yaml
 import semivox
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError
-from semivox.experiments.protocol import check_data, read_protocol
+from semivox.experiments.benchmark import make_grid
+from semivox.experiments.protocol import assigned_lists, check_data, check_scans, read_protocol
 from semivox.training.config import Config
+from semivox.training.fit import read_data, training_data
 from semivox.training.run import RunFolder
 
 
@@ -178,6 +182,176 @@ def test_a_case_in_another_split_or_order_than_published_is_refused(write_protoc
         check_data(read_protocol(write_protocol(listed(turned))), [folder], 1)
     with pytest.raises(SettingError, match="is about 1 data sets"):
         check_data(read_protocol(write_protocol()), [folder, folder], 1)
+
+
+# --- lists that assign -----------------------------------------------------------------------------------------------
+
+
+def assigned(few, rows=(), **lists):
+    """A change: splits are assigned, of the phantom's six training and two test cases of two scanners."""
+
+    def change(content):
+        content["data"] |= {"splits": "assigned", "labelled": few, "rows": list(rows), "lists": {"phantom": lists}}
+
+    return change
+
+
+def lists_of(file, folder, labelled):
+    (lists,) = assigned_lists(read_protocol(file), [folder], labelled)
+    return lists
+
+
+ADAPTATION = {"scanner_a": 2, "scanner_b": 0}
+
+
+def test_lists_that_assign_decide_who_is_trained_on_and_scored_and_stand_in_the_config(train, tmp_path):
+    lists = {
+        "train": ["phantom_004", "phantom_000", "phantom_001", "phantom_003", "phantom_005"],
+        "test": ["phantom_007"],
+    }
+    run = train("run", "supervised", assigned(ADAPTATION, **lists), test=True)
+    config = Config.load(run.config)
+    (found,) = config.data.lists
+    assert (list(found.train), list(found.val), list(found.test)) == (lists["train"], [], lists["test"])
+    assert [case["case"] for case in yaml.safe_load(run.metrics.read_text())["cases"]] == ["phantom_007"]
+    seen = training_data(read_data(config.data), config.data.labelled)
+    assert [case.id for case in seen.labelled()] == ["phantom_004", "phantom_000"]
+    assert [case.id for case in seen.unlabelled()] == ["phantom_001", "phantom_003", "phantom_005"]
+    with pytest.raises(SettingError, match="--unlabelled more: protocol tiny lists its scans; leave it out"):
+        train("other", "supervised", assigned(ADAPTATION, **lists), unlabelled="more")
+
+
+def test_a_row_keeps_the_labels_that_are_published_for_it(write_protocol, tmp_path, capsys):
+    folder = tmp_path / "data" / "phantom"
+    rows = [{"scanner_a": 1}, {"scanner_a": 2}]
+    file = write_protocol(
+        assigned(
+            rows[0],
+            rows,
+            domains={"train": ["scanner_a"], "test": ["scanner_b"]},
+            groups={"scanner_a": 4, "scanner_b": 3},
+            labelled=[["phantom_004"], ["phantom_006", "phantom_000"]],
+        )
+    )
+    one, two, other = (lists_of(file, folder, labelled) for labelled in (*rows, {"scanner_a": 3}))
+    assert one.train == ("phantom_004", "phantom_000", "phantom_002", "phantom_006")
+    assert two.train == ("phantom_006", "phantom_000", "phantom_002", "phantom_004")
+    assert other.train == ("phantom_000", "phantom_002", "phantom_004", "phantom_006")
+    assert one.test == two.test == ("phantom_001", "phantom_007"), "scans that come without a label take no part"
+    check_data(read_protocol(file), [folder], rows[1])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "4 of 4 of scanner_a, 2 of 3 of scanner_b are here; missing: 1 of scanner_b" in line
+    lacking = write_protocol(
+        assigned(rows[0], rows, domains={"train": ["scanner_a"]}, labelled=[["nobody"], ["phantom_000", "phantom_002"]])
+    )
+    check_data(read_protocol(lacking), [folder], rows[1])
+    with pytest.raises(DataError, match="labelled ones would be phantom_000, the published ones are nobody"):
+        check_data(read_protocol(lacking), [folder], rows[0])
+
+
+def test_a_benchmark_runs_its_cells_with_the_lists(write_protocol, tmp_path):
+    file = write_protocol(
+        assigned(ADAPTATION, train=["phantom_002", "phantom_000", "phantom_003"], test=["phantom_007"])
+    )
+    grid = make_grid(file, data=tmp_path / "data", out=tmp_path / "out")
+    for cell in grid.cells[:2]:
+        (lists,) = grid.config(cell).data.lists
+        assert lists.train == ("phantom_002", "phantom_000", "phantom_003")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            assigned(1, [1], labelled=[["a"], ["b"]]),
+            "lists.phantom.labelled has 2 entries for 1 rows; give one for each",
+        ),
+        (listed({"domains": {"train": ["a"]}}), "lists.phantom.domains needs splits: assigned; add it"),
+        (put("data.splits", "assigned"), "splits: assigned needs lists for every folder; add them"),
+        (
+            lambda content: content["published"]["figures"][0].update(dice_of={"livr": 1}),
+            "published.figures: unknown class 'livr'; did you mean 'liver'?",
+        ),
+    ],
+)
+def test_lists_and_tables_that_do_not_fit_are_one_line(write_protocol, change, message):
+    with pytest.raises(SettingError, match=re.escape(message)) as caught:
+        read_protocol(write_protocol(change))
+    assert "\n" not in str(caught.value)
+
+
+def test_scans_of_another_preparation_are_refused_with_what_was_found_and_expected(write_protocol, train, tmp_path):
+    def change(content):
+        content["data"] |= {"shapes": [[512, 512, None], [160, 160, 80]], "download": "convert the public download"}
+
+    protocol = read_protocol(write_protocol(change))
+    check_scans(protocol, {"a": (512, 512, 97), "b": (160, 160, 80)})
+    with pytest.raises(
+        DataError,
+        match="case c: has 144 × 144 × 72 voxels, scans of protocol tiny have 512 × 512 × any or 160 × 160 × 80; con",
+    ):
+        check_scans(protocol, {"b": (160, 160, 80), "c": (144, 144, 72)})
+    with pytest.raises(DataError, match="case phantom_000: has 24 × 24 × 16 voxels"):
+        train("run", change=change)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("cropped", "found"), [(True, "scans are whole, those of protocol tiny are cut"), (False, None)]
+)
+def test_scans_must_be_cut_as_the_protocols_are(write_protocol, tmp_path, cropped, found):
+    folder = tmp_path / "data" / "phantom"
+    protocol = read_protocol(write_protocol(put("data.cropped", cropped)))
+    if found is None:
+        check_data(protocol, [folder], 1)
+        description = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps(description | {"cropped_around_reference": True}))
+        found = "scans are cut, those of protocol tiny are whole"
+    with pytest.raises(DataError, match=found):
+        check_data(protocol, [folder], 1)
+
+
+# --- a protocol based on another -------------------------------------------------------------------------------------
+
+
+def based(tmp_path, name="child.yaml", **content):
+    file = tmp_path / name
+    file.write_text(yaml.safe_dump({"based_on": "tiny.yaml", "name": "child", **content}), encoding="utf-8")
+    return file
+
+
+def test_a_protocol_takes_from_another_what_it_does_not_say_entry_by_entry(write_protocol, tmp_path):
+    base = read_protocol(write_protocol(put("data.labelled", {"scanner_a": 1, "scanner_b": 0})))
+    child = read_protocol(
+        based(tmp_path, data={"labelled": {"scanner_b": 2}}, training={"iterations": 9}, published={"figures": []})
+    )
+    assert child.name == "child"
+    assert child.data.labelled == {"scanner_b": 2}, "an entry is replaced whole"
+    assert child.training == base.training.model_copy(update={"iterations": 9})
+    assert (child.data.folders, child.data.root, child.plan, child.methods) == (
+        base.data.folders,
+        base.data.root,
+        base.plan,
+        base.methods,
+    )
+    assert child.published.figures == ()
+    assert child.figures("mean_teacher", 1).figures == ()
+
+
+def test_a_base_that_cannot_be_is_one_line(write_protocol, tmp_path):
+    write_protocol()
+    for content, message in (
+        ({"based_on": "acdcc"}, "unknown protocol 'acdcc'; did you mean 'acdc'?"),
+        ({"based_on": "child.yaml"}, "is based on itself"),
+        ({"based_on": "nowhere.yaml"}, "cannot be read as a protocol"),
+        ({"titel": "x"}, "unknown field 'titel'; did you mean 'title'?"),
+    ):
+        with pytest.raises(SettingError, match=re.escape(message)) as caught:
+            read_protocol(based(tmp_path, **content))
+        assert "\n" not in str(caught.value)
+    based(tmp_path, "one.yaml", based_on="two.yaml")
+    with pytest.raises(SettingError, match="is based on itself, over"):
+        read_protocol(based(tmp_path, "two.yaml", based_on="one.yaml"))
 
 
 # --- training by a protocol ------------------------------------------------------------------------------------------

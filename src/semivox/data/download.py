@@ -10,6 +10,7 @@ import numpy as np
 from semivox.atomic import atomic_folder, atomic_write_text
 from semivox.data import nifti
 from semivox.data.case import DEFAULT, Case, Dataset, Split
+from semivox.data.case_table import SPLITS
 from semivox.data.fault import Fault, FaultError
 from semivox.data.image import read_label, read_volume
 from semivox.data.labels import LabelMap
@@ -55,12 +56,13 @@ def write_dataset(
     is_cropped: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The cases as a new data set at `out`, in their order, which is returned.
+    """The cases as a new data set at `out`, which is returned: in their order, training cases first, test cases last.
 
     `read` None: files are taken over as they are. `note` is put into README.txt. Where anything fails nothing is left.
     """
     with atomic_folder(Path(out)) as root:
-        cases = run_all(lambda case: _write(root, case, read), list(found), progress=progress)
+        ordered = sorted(found, key=lambda case: SPLITS.index(case.split))
+        cases = run_all(lambda case: _write(root, case, read), ordered, progress=progress)
         write_description(Dataset(name, root, (channel,), labels, tuple(cases), is_cropped=is_cropped))
         if note:
             atomic_write_text(root / "README.txt", note)
