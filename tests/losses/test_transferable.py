@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from semivox.data.labels import IGNORE
 from semivox.losses.transferable import (
+    CHUNK_ELEMENTS,
     augmentation_table,
     class_moments,
     mean_and_covariance,
@@ -379,7 +380,8 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_no_tensor_of_voxels_times_classes_times_features_is_built():
+def test_no_tensor_of_voxels_times_classes_times_features_is_built(monkeypatch):
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 1000)
     classes, width, voxels = 4, 16, 2 * 20 * 20
     logits = torch.randn(2, classes, 20, 20, requires_grad=True)
     label, weights = torch.randint(classes, (2, 20, 20)), torch.randn(classes, width, requires_grad=True)
@@ -389,7 +391,7 @@ def test_no_tensor_of_voxels_times_classes_times_features_is_built():
     assert largest.elements == voxels * classes
     features = torch.randn(2, width, 20, 20)
     with Largest() as largest:
-        class_moments(features, label, torch.zeros(classes, width), chunk=1000)
+        class_moments(features, label, torch.zeros(classes, width))
     assert largest.elements <= max(1000, classes * (width + 1) ** 2)
 
 
@@ -420,15 +422,23 @@ def test_moments_agree_with_those_of_each_class_alone(space, weighted):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_chunks_change_nothing(space):
+def test_chunks_change_nothing(space, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 3, *space, generator=generator, dtype=torch.float64)
     label = torch.randint(3, (2, *space), generator=generator)
     weight = torch.rand(2, *space, generator=generator, dtype=torch.float64)
     reference = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     whole = class_moments(features, label, reference, weight)
-    for chunk in (1, 40, 60):
-        torch.testing.assert_close(class_moments(features, label, reference, weight, chunk), whole, rtol=1e-12, atol=0)
+    logits = torch.randn(2, 3, *space, generator=generator, dtype=torch.float64, requires_grad=True)
+    table = torch.rand(3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    loss = transferable_cross_entropy(logits, label, table, weight)
+    slopes = torch.autograd.grad(loss, (logits, table))
+    for elements in (1, 40, 100):
+        monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", elements)
+        again = transferable_cross_entropy(logits, label, table, weight)
+        torch.testing.assert_close(again, loss)
+        torch.testing.assert_close(torch.autograd.grad(again, (logits, table)), slopes)
+        torch.testing.assert_close(class_moments(features, label, reference, weight), whole, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 3], [30, 30], [5, 20, 35], list(range(1, 40))])

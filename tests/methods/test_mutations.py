@@ -371,7 +371,7 @@ MUTATIONS = (
     Mutation(
         "transmedseg",
         "the source is not updated",
-        "self.source.update(self.source.moments(self.labelled), self._decay)",
+        "self.source.update(self.source.moments(self.labelled, batch.step), self._decay)",
         "",
         "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
         function="semivox.methods.transferable_augmentation:TransferableAugmentation.term",
@@ -379,7 +379,7 @@ MUTATIONS = (
     Mutation(
         "transmedseg",
         "the target is not updated",
-        "self.target.update(self.target.moments(parts), self._decay)",
+        "self.target.update(self.target.moments(parts, self.batch.step), self._decay)",
         "",
         "test_the_augmentation_equals_a_slow_version_over_two_steps[2]",
         function="semivox.methods.transferable_augmentation:TransferableAugmentation._use_teachers",

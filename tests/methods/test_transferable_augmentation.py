@@ -235,7 +235,7 @@ def test_a_memory_takes_in_steps_by_count_or_with_a_decay_and_a_first_time_whole
     memory, slow = ClassMemory(4, 3), SlowAugmentation(4, decay)
     for step, classes in enumerate(((0, 1), (0, 1, 2), (1, 2), (0, 2))):
         parts = random_maps(step, classes)
-        memory.update(memory.moments(parts), decay)
+        memory.update(memory.moments(parts, step=0), decay)
         slow.update("source", parts[0].features.double().numpy(), parts[0].label.numpy())
     assert memory.seen.tolist() == [True, True, True, False]
     assert (memory.mean[3] == 0).all()
@@ -315,6 +315,19 @@ def at(bench, stage_step, stage_iterations=10):
     clock = Clock(step=50, iterations=100, stage_step=stage_step, stage_iterations=stage_iterations)
     bench.method.losses(bench.batch(), clock)
     return bench.method.augmentation.strength
+
+
+def test_of_large_maps_every_so_manieth_row_is_taken_another_at_each_step(monkeypatch):
+    features, label = torch.randn(2, 3, 10, 6), torch.randint(4, (2, 10, 6))
+    weight = torch.rand(2, 10, 6) < 0.5
+    part = LabelledMap(features, torch.zeros(2, 4, 10, 6), label, weight)
+    memory = ClassMemory(4, 3)
+    whole = memory.moments([part], step=3)
+    monkeypatch.setattr("semivox.methods.transferable_augmentation.STATISTICS_VOXELS", 40)
+    steps = [memory.moments([part], step) for step in range(3)]
+    torch.testing.assert_close(sum(steps), whole)
+    assert torch.equal(memory.moments([part], step=3), steps[0])
+    assert steps[0][:, 0, 0].sum() == weight[:, ::3].sum()
 
 
 def test_the_strength_grows_linearly_over_the_stage_or_is_constant():

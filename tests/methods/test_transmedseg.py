@@ -171,7 +171,7 @@ def test_a_sample_is_predicted_by_itself_whatever_is_beside_it():
 
 
 def test_without_the_graph_it_is_copy_paste_with_the_augmentation():
-    bench = make_bench(graph="off")
+    bench = make_bench(graph="none")
     settings = {"transferable_augmentation": {"weight": 0.3, "strength": 2.0}, "teacher_mode": "eval"}
     other = Workbench("bcp+tsa", stage=SELF_TRAIN, settings=settings, batch=4, dropout=False)
     other.method.load_state_dict(bench.method.state_dict())
@@ -183,7 +183,7 @@ def test_without_the_graph_it_is_copy_paste_with_the_augmentation():
 @pytest.mark.parametrize(
     ("graph", "parts"),
     [
-        ("off", {"base", "augmentation"}),
+        ("none", {"base", "augmentation"}),
         ("clustering", {"base", "augmentation", "clustering"}),
         ("clustering_and_alignment", {"base", "augmentation", "clustering", "graph"}),
     ],

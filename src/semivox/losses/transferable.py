@@ -11,22 +11,26 @@ and what is added to the logits depends on a voxel through its label alone: one 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from semivox.data.labels import IGNORE
 from semivox.losses.reduction import batch_sum, full_precision
 
-CHUNK_ELEMENTS = 2**21
-"""Feature values that `class_moments` copies at a time, so that memory stays far below that of the features."""
+CHUNK_ELEMENTS = {"cpu": 2**16, "cuda": 2**24}
+"""Elements that are worked on at a time, by device: what fits into a processor's cache, or fills a GPU."""
 
 
-def class_moments(
-    features: Tensor, label: Tensor, reference: Tensor, weight: Tensor | None = None, chunk: int = CHUNK_ELEMENTS
-) -> Tensor:
+def chunk_length(x: Tensor, elements: int) -> int:
+    """How many places of (B, C, places) are worked on at a time; elements: copies made of each place."""
+    return max(CHUNK_ELEMENTS.get(x.device.type, CHUNK_ELEMENTS["cuda"]) // max(len(x) * elements, 1), 1)
+
+
+def class_moments(features: Tensor, label: Tensor, reference: Tensor, weight: Tensor | None = None) -> Tensor:
     """Per class the Gram matrix Σ_i v_i [1, x_i][1, x_i]ᵀ of shifted features, (K, A + 1, A + 1) float32.
 
     It holds the count, the sum and the second moments; Gram matrices of parts of a batch add up to that of the whole.
@@ -35,20 +39,21 @@ def class_moments(
     Without gradient. One feature that is not finite, counted or not, leaves none of them finite.
     """
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        samples, width = features.shape[:2]
-        flat, classes = features.detach().flatten(2), label.flatten(1)
-        counts = None if weight is None else weight.flatten(1)
+        width = features.shape[1]
         precision = torch.promote_types(features.dtype, torch.float32)
         moments = features.new_zeros(len(reference), width + 1, width + 1, dtype=precision)
-        length = max(chunk // (samples * (width + 1)), 1)
-        for start in range(0, flat.shape[2], length):
-            part = flat[:, :, start : start + length].to(precision)
-            part_label = classes[:, start : start + length]
-            part_count = 1.0 if counts is None else counts[:, start : start + length].to(precision)
+        # Cut along the first axis of space alone, where a part of a map is still in one piece.
+        size = chunk_length(features, (width + 1) * features[0, 0, :1].numel())
+        for start in range(0, features.shape[2], size):
+            part = features[:, :, start : start + size].flatten(2).to(precision)
+            part_label = label[:, start : start + size].flatten(1)
+            count = None if weight is None else weight[:, start : start + size].flatten(1)
+            x = F.pad(part, (0, 0, 1, 0), value=1.0)
             for k, origin in enumerate(reference.to(precision)):
-                count = ((part_label == k) * part_count).unsqueeze(1)
-                x = F.pad(part - origin[:, None], (0, 0, 1, 0), value=1.0)
-                moments[k] += torch.bmm(x * count, x.transpose(1, 2)).sum(0)
+                torch.sub(part, origin[:, None], out=x[:, 1:])
+                own = part_label == k
+                own = own.to(precision) if count is None else own * count.to(precision)
+                moments[k] += torch.bmm(x * own.unsqueeze(1), x.transpose(1, 2)).sum(0)
         return moments
 
 
@@ -112,15 +117,15 @@ def transferable_mean(
     parts: Sequence[tuple[Tensor, Tensor, Tensor | None]], table: Tensor, balanced: bool = False
 ) -> Tensor:
     """`transferable_cross_entropy` of a batch that lies in several (logits, label, weight)."""
-    local = [_class_weights(label, weight, len(table)) for _, label, weight in parts]
-    counts = batch_sum(torch.stack([table.new_zeros(len(table)), *local]).sum(0))
+    class_share = torch.ones_like(table[0])
     if balanced:
-        share = 1 / counts.where(counts > 0, torch.inf) / (counts > 0).sum().clamp(min=1)
-    else:
-        share = (1 / counts.sum().where(counts.sum() > 0, torch.inf)).expand_as(counts)
-    # Computed again in the backward pass: what it would keep is larger than the logits, and these are kept anyway.
-    sums = [checkpoint(_corrected_sum, *part, table, share, use_reentrant=False) for part in parts]
-    return batch_sum(torch.stack([(table * 0).sum(), *sums]).sum())
+        local = [_class_weights(label, weight, len(table)) for _, label, weight in parts]
+        counts = batch_sum(torch.stack([torch.zeros_like(table[0]), *local]).sum(0))
+        class_share = 1 / counts.where(counts > 0, torch.inf)
+    nothing = torch.stack([(table * 0).sum(), table.new_zeros(())])
+    sums = [torch.stack(_CorrectedSum.apply(*part, table, class_share)) for part in parts]
+    total, count = batch_sum(torch.stack([nothing, *sums]).sum(0))
+    return total / count.detach().where(count > 0, 1)
 
 
 def _class_weights(label: Tensor, weight: Tensor | None, classes: int) -> Tensor:
@@ -129,14 +134,50 @@ def _class_weights(label: Tensor, weight: Tensor | None, classes: int) -> Tensor
     return torch.stack([full_precision(each.sum()) for each in found])
 
 
-def _corrected_sum(logits: Tensor, label: Tensor, weight: Tensor | None, table: Tensor, share: Tensor) -> Tensor:
-    """Σ_i share[y_i] · weight_i · CE(o_i + Q[y_i, :], y_i)."""
-    counted = label != IGNORE
-    safe = label.masked_fill(~counted, 0)
-    corrected = full_precision(logits) + table[safe].movedim(-1, 1)
-    values = F.cross_entropy(corrected, safe, reduction="none")
-    voxel_share = share[safe] * counted if weight is None else share[safe] * counted * weight
-    return (values * voxel_share).sum()
+class _CorrectedSum(torch.autograd.Function):
+    """Σ_i v_i CE(o_i + Q[y_i, :], y_i) and Σ_i v_i, with v_i = class_share[y_i] · weight_i.
+
+    The gradient p - e_y is made along with the value, part by part, and kept in the logits' type: autograd would keep
+    several maps of the logits' size, and go through memory for each.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, label: Tensor, weight: Tensor | None, table: Tensor, class_share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        flat, classes = logits.flatten(2), label.flatten(1)
+        weights = None if weight is None else weight.flatten(1)
+        gradient = torch.empty_like(flat)
+        of_table = torch.zeros_like(table)
+        total, count = table.new_zeros(2)
+        size = chunk_length(flat, 2 * len(table))
+        for start in range(0, flat.shape[2], size):
+            here = slice(start, start + size)
+            counted = classes[:, here] != IGNORE
+            own = classes[:, here].masked_fill(~counted, 0)
+            share = class_share[own] * counted
+            if weights is not None:
+                share = share * weights[:, here]
+            correction = table.T.index_select(1, own.flatten()).view(-1, *own.shape).transpose(0, 1)
+            log_p = (flat[:, :, here] + correction).log_softmax(1)
+            own = own.unsqueeze(1)
+            total -= (log_p.gather(1, own).squeeze(1) * share).sum()
+            count += share.sum()
+            p = log_p.exp_().scatter_add_(1, own, log_p.new_full((), -1.0).expand(own.shape))
+            p *= share.unsqueeze(1)
+            gradient[:, :, here] = p
+            for k in range(len(table)):
+                of_table[k] += (p * (own == k)).sum((0, 2))
+        ctx.save_for_backward(gradient, of_table)
+        ctx.shape = logits.shape
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_total: Tensor, of_count: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, of_table = ctx.saved_tensors
+        return (gradient * of_total).view(ctx.shape), None, None, of_table * of_total, None
 
 
 def sampled_cross_entropy(

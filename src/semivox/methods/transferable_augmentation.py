@@ -1,5 +1,6 @@
 """Transferable semantic augmentation (TSA): an addition to any method with a teacher and a student."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,9 @@ from semivox.settings import Part
 
 LARGE = 5.0
 """An entry of Q above which the bound is loose and hard or mislabelled voxels rule the loss: a warning is due."""
+STATISTICS_VOXELS = 2**19
+"""About so many voxels of each domain enter the statistics of one step: far more than a mean of 16 features needs, and
+with all of a large patch the statistics would take longer than the loss."""
 DROPOUT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -83,11 +87,19 @@ class ClassMemory(nn.Module):
         """(K,) bool."""
         return self.count > 0
 
-    def moments(self, parts: "Sequence[LabelledMap]") -> Tensor:
-        """Gram matrices of the parts' features about the memory's means, for `update`; see `class_moments`."""
+    def moments(self, parts: "Sequence[LabelledMap]", step: int) -> Tensor:
+        """Gram matrices of the parts' features about the memory's means, for `update`; see `class_moments`.
+
+        Of large maps every so manieth row (plane in 3-D) is taken, another at every step.
+        """
+        pace = math.ceil(sum(part.label.numel() for part in parts) / STATISTICS_VOXELS) or 1
+        rows = slice(step % pace, None, pace)
         classes, width = self.mean.shape
-        nothing = self.mean.new_zeros(classes, width + 1, width + 1)
-        return sum((class_moments(part.features, part.label, self.mean, part.weight) for part in parts), nothing)
+        moments = self.mean.new_zeros(classes, width + 1, width + 1)
+        for features, _, label, weight in parts:
+            weight = None if weight is None else weight[:, rows]
+            moments += class_moments(features[:, :, rows], label[:, rows], self.mean, weight)
+        return moments
 
     @torch.no_grad()
     def update(self, moments: Tensor, decay: float | None) -> None:
@@ -204,7 +216,12 @@ class TransferableAugmentation(nn.Module):
 
     def begin(self, batch: Batch) -> None:
         """A step with unlabelled samples begins."""
+        self.forget()
         self.batch = batch
+
+    def forget(self) -> None:
+        """Lets go of all that was heard, so that its memory is free."""
+        self.batch = None
         for heard in (self.student_passes, self.teacher_passes, self.labelled, self.pseudo_labelled):
             heard.clear()
 
@@ -241,7 +258,7 @@ class TransferableAugmentation(nn.Module):
         if self.batch is None or not self.teacher_passes:
             return
         parts = [LabelledMap(r.features, r.logits, self._pseudo_label(r.logits), None) for r in self.teacher_passes]
-        self.target.update(self.target.moments(parts), self._decay)
+        self.target.update(self.target.moments(parts, self.batch.step), self._decay)
         self.pseudo_labelled += parts if self.settings.direction == "teacher" else []
         self.teacher_passes.clear()
 
@@ -274,7 +291,7 @@ class TransferableAugmentation(nn.Module):
             assert batch.labelled.label is not None
             label = annotated(batch.labelled.label, batch.labelled.known)
             self.labelled = [LabelledMap(self.student_passes[-1].features, logits, label, None)]
-        self.source.update(self.source.moments(self.labelled), self._decay)
+        self.source.update(self.source.moments(self.labelled, batch.step), self._decay)
         moved, start, end = self.labelled, self.source, self.target
         if settings.direction == "teacher":
             moved, start, end = self.pseudo_labelled, self.target, self.source
@@ -285,7 +302,7 @@ class TransferableAugmentation(nn.Module):
         table = augmentation_table(tap_sum(linear), shift, covariance, self.strength)
         self.table.copy_(table.detach())
         losses = [(part.logits, part.label, part.weight) for part in moved]
-        self.batch = None
+        self.forget()
         return settings.weight * transferable_mean(losses, table, balanced=settings.mean_over == "classes")
 
     def diagnostics(self, class_names: Sequence[str]) -> dict[str, float]:
@@ -331,6 +348,8 @@ def tap_sum(linear: nn.Conv2d | nn.Conv3d) -> Tensor:
 
 def annotated(label: Tensor, known: Tensor) -> Tensor:
     """The label (B, *space) with `IGNORE` in the background of samples that hide classes there; known: (B, K) bool."""
+    if not hidden_classes(known).any():
+        return label
     hides = hidden_classes(known).any(1).view(-1, *[1] * (label.ndim - 1))
     merged = merge_label(label, known)
     return merged.masked_fill(hides & (merged == 0), IGNORE)

@@ -43,8 +43,8 @@ class TransMedSeg(Augmented):
     Base = BidirectionalCopyPaste
 
     class Settings(Augmented.Settings, BidirectionalCopyPaste.Settings):
-        graph: Literal["off", "clustering", "clustering_and_alignment"] = "clustering"
-        """GraphCL's terms that take part. off: copy-paste with the augmentation alone. Alignment, of which one summary
+        graph: Literal["none", "clustering", "clustering_and_alignment"] = "clustering"
+        """GraphCL's terms that take part. none: copy-paste with the augmentation alone. Alignment, of which one summary
         is all that is known, is out by default: measured by us, one of two runs on development cases fell apart."""
         clustering_weight: float = Field(0.01, ge=0)
         """κ: weight of the clustering term."""
@@ -63,7 +63,7 @@ class TransMedSeg(Augmented):
     def build(self, problem: Problem) -> None:
         super().build(problem)
         self.maps: list[Tensor] = []
-        if self.settings.graph == "off":
+        if self.settings.graph == "none":
             return
         teacher = self.base.teachers()[0]
         student, averaged = teacher.source, teacher.module
@@ -94,7 +94,7 @@ class TransMedSeg(Augmented):
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         self.maps.clear()
         terms = super().losses(batch, clock)
-        if batch.unlabelled is not None and self.settings.graph != "off":
+        if batch.unlabelled is not None and self.settings.graph != "none":
             (a, b), (p, q) = pair(batch.labelled), pair(batch.unlabelled)
             valid = interleave(p.valid & a.valid, b.valid & q.valid)
             terms["clustering"] = self.settings.clustering_weight * self.cluster(self.maps[0], valid)
