@@ -11,7 +11,7 @@ from semivox.losses.supervised import supervised_loss
 from semivox.methods.average import Average
 from semivox.methods.class_weighting import ClassWeighting
 from semivox.methods.frozen import Frozen
-from semivox.networks import make_network
+from semivox.networks import NETWORKS, find_network, make_network
 from semivox.networks.network import Network
 from semivox.planning.plan import Plan
 from semivox.sampling.batch import Stream
@@ -52,9 +52,10 @@ class Problem:
         )
         missing = self.requires - network.capabilities
         if missing:
+            able = [other for other in NETWORKS if self.requires <= find_network(other).capabilities]
             raise SettingError(
                 f"network '{name or choice.name}' cannot give {', '.join(sorted(missing))}, which this method needs;"
-                " choose another with --network (see `semivox networks`)"
+                f" choose {' or '.join(able) or 'another'} with --network"
             )
         return network
 
