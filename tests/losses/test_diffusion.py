@@ -149,6 +149,13 @@ def test_fusion_has_the_published_values():
     assert PSI.argmax(1).flatten().tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(("classes", "most"), [(2, 0.881), (4, 0.711), (5, 0.649), (14, 0.362)])
+def test_a_clamped_sample_gives_its_class_a_bounded_share_of_draws(classes, most):
+    sure = torch.full((1, classes, 1, 1), -1.0)
+    sure[0, 0] = 1
+    assert gumbel_softmax(sure, None)[0, 0].item() == pytest.approx(most, abs=5e-4)
+
+
 def test_the_kernel_has_the_published_values_in_3d_and_loses_what_lies_outside():
     point = torch.zeros(1, 1, 5, 5, 5, dtype=torch.float64)
     point[0, 0, 2, 2, 2] = 1
