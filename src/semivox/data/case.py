@@ -145,8 +145,8 @@ class Dataset:
         if keep is None:
             return self
         if isinstance(keep, dict):
-            for domain, number in keep.items():
-                self._check_labels_of(domain, number)
+            for domain, groups_kept in keep.items():
+                self._check_labels_of(domain, groups_kept)
         kept: dict[tuple[str, str], list[str]] = {}
         cases = []
         for case in self.cases:
