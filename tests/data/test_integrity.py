@@ -1,7 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -293,3 +293,14 @@ def test_the_small_set_has_an_oblique_grid_and_two_classes(two_channels: Path) -
     assert json.loads((two_channels / "dataset.json").read_text())["labels"] == {"background": 0, "left": 1, "right": 2}
     assert np.count_nonzero(AFFINE[:3, :3]) == 5
     assert np.unique(box_label()).tolist() == [0, 1, 2]
+
+
+def test_a_class_that_no_labelled_training_case_has_is_a_fault_of_the_set(two_channels: Path) -> None:
+    data = read_dataset(two_channels)
+    names = (*data.labels.names, "spleen")
+    labels = replace(data.labels, names=names, values=(*data.labels.values, 77))
+    (fault,) = check(replace(data, labels=labels))
+    assert (fault.case, fault.file, fault.is_error) == ("", data.root, True)
+    assert "class 'spleen' is in none of the" in fault.what
+    assert f"--labels {' '.join(data.labels.foreground)}" in fault.mend
+    assert check(replace(data, labels=labels).hide_labels(0)) == [], "without any label nothing can be said"

@@ -78,6 +78,11 @@ def test_content_of_metrics_json(folders, tmp_path):
         NASTY: ("here", ""),
     }
     assert set(metrics["summary"]) == {"wall", "cavity", "mean"}
+    assert set(metrics["domains"]) == {"here", "there"}
+    assert metrics["domains"]["there"]["mean"]["dice"]["mean"] == pytest.approx(
+        np.mean([score["dice"] for score in by_case(metrics)["c"].values()])
+    )
+    assert metrics["domains"]["here"]["wall"]["dice"]["n"] == 3
     for name in (*METRICS, "empty", "mean", "deviation"):
         assert metrics["definitions"][name].endswith(".")
 

@@ -9,7 +9,7 @@ from scipy.stats import wilcoxon
 from semivox.errors import RunError
 from semivox.evaluation.scores import METRICS
 from semivox.experiments.compare import compare, write_comparison
-from semivox.experiments.results import differences, overview, published
+from semivox.experiments.results import differences, differences_of_domains, domains, overview, published, result_tables
 
 CASES = [f"case{number}" for number in range(8)]
 
@@ -231,3 +231,50 @@ def test_mistakes_are_one_line(make_run, dice, tmp_path):
         with pytest.raises(RunError, match=words) as caught:
             compare(runs)
         assert "\n" not in str(caught.value)
+
+
+def in_domains(run):
+    """The run with its first three cases in domain x, the others in y."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for place, entry in enumerate(metrics["cases"]):
+        entry["domain"] = "x" if place < 3 else "y"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    return run
+
+
+def test_domains_are_compared_one_by_one(make_run, dice):
+    runs = [in_domains(make_run("first", dice[0])), in_domains(make_run("second", dice[1], method="supervised"))]
+    comparison = compare(runs)
+    first, second = comparison.groups
+    assert first.domains["x"]["mean"]["dice"].mean == pytest.approx(dice[0, :3].mean())
+    assert second.domains["y"]["b"]["dice"].n == len(CASES) - 3
+    (pair,) = comparison.pairs
+    assert pair.domains["y"]["a"]["dice"].difference == pytest.approx((dice[1] - dice[0])[3:, 0].mean())
+    of_dice, of_hd95 = domains(comparison)
+    assert of_dice.header == ("method", "x", "y")
+    assert of_dice.rows[0] == ("mean_teacher", f"{dice[0, :3].mean():.3f}", f"{dice[0, 3:].mean():.3f}")
+    assert of_hd95.title.startswith("HD95 (mm) per domain")
+    table = differences_of_domains(comparison)
+    assert [row[:2] for row in table.rows] == [("supervised", "x"), ("supervised", "y")]
+    assert [row[-1] for row in table.rows] == ["3", "5"]
+    assert table in result_tables(comparison)
+
+
+def test_cases_of_one_domain_need_no_table_of_domains(make_run, dice):
+    comparison = compare([make_run("first", dice[0]), make_run("second", dice[1], method="supervised")])
+    assert comparison.groups[0].domains == {}
+    assert domains(comparison) == []
+    assert differences_of_domains(comparison) is None
+
+
+def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(make_config, make_run, dice):
+    runs = []
+    for seed in range(2):
+        run = make_run(f"run{seed}", dice[seed])
+        config = make_config(seed=seed).model_dump(mode="json")
+        if seed == 0:
+            del config["uda"], config["training"]["balance"], config["data"]["unseen"]
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        runs.append(run)
+    (group,) = compare(runs).groups
+    assert group.seeds == (0, 1)

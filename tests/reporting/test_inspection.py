@@ -2,14 +2,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from semivox.cli import main
 from semivox.data.case import Case, Dataset
 from semivox.data.fault import Fault
 from semivox.data.labels import LabelMap
-from semivox.reporting.inspection import inspect, inspection_table, recognise
+from semivox.reporting.inspection import inspect, inspection_table, setting_text
 
 LABEL = Path("label.nii.gz")
 
@@ -29,51 +28,12 @@ def printed(*arguments, width: int = 120) -> str:
     return console.export_text()
 
 
-@pytest.mark.parametrize(
-    ("cases", "setting"),
-    [
-        ([case("a", labelled=True), case("b", labelled=False)], "semi-supervised"),
-        (
-            [case("a", "x", labelled=True), case("b", "y", labelled=True), case("c", "x", labelled=False)],
-            "semi-supervised over 2 domains",
-        ),
-        (
-            [case("a", "x", labelled=True), case("b", "y", labelled=False)],
-            "unsupervised domain adaptation: labels in x, none in y",
-        ),
-        (
-            [
-                case("a", "x", labelled=True),
-                case("b", "y", labelled=False),
-                case("c", "x", labelled=False),
-                case("d", "z", labelled=True, split="test"),
-            ],
-            "semi-supervised domain generalisation: trained on x and y, tested on z, never seen",
-        ),
-        (
-            [case("a", "x", labelled=True), case("d", "z", labelled=True, split="test")],
-            "domain generalisation: trained on x, tested on z, never seen",
-        ),
-        ([case("a", labelled=True), case("b", labelled=True)], "every training case has a label"),
-        ([case("a", labelled=False)], "no training case has a label"),
-    ],
-)
-def test_the_setting_follows_from_the_cases(cases: list[Case], setting: str) -> None:
-    assert recognise(dataset_of(*cases)).startswith(setting)
-
-
-def test_several_tasks_are_named_with_what_they_annotate() -> None:
-    cases = [case("a", labelled=True, task="livers"), case("b", labelled=True, task="kidneys")]
-    found = recognise(dataset_of(*cases, tasks={"livers": ("liver",), "kidneys": ("kidney",)}))
-    assert found == "several tasks with partial labels: livers (liver), kidneys (kidney)"
-
-
 def test_a_rare_class_is_named() -> None:
     dataset = dataset_of(case("a", labelled=True), case("b", labelled=False))
     shares = {"background": 0.9, "liver": 0.09, "kidney": 0.003}
-    assert recognise(dataset, shares).endswith("class-imbalanced: kidney is 30 times smaller than the largest class")
-    assert recognise(dataset, {**shares, "kidney": 0.03}) == "semi-supervised"
-    assert recognise(dataset, {**shares, "kidney": 0.0}).endswith("kidney is in no label")
+    assert setting_text(dataset, shares).endswith("class-imbalanced: kidney is 30 times smaller than the largest class")
+    assert setting_text(dataset, {**shares, "kidney": 0.03}) == "semi-supervised (SSL)"
+    assert setting_text(dataset, {**shares, "kidney": 0.0}).endswith("kidney is in no label")
 
 
 def test_every_fault_stands_with_its_case_file_and_mend_errors_first() -> None:
@@ -108,6 +68,8 @@ def test_a_sound_data_set_is_described(make_run) -> None:
     rows = [line.split() for line in text.splitlines()]
     assert ["train", "north", "5", "5", "4", "1"] in rows
     assert ["test", "south", "1", "1", "1", "0"] in rows
+    assert ["north", "source", "4", "(4)", "1", "(1)", "–", "2", "(2)"] in rows
+    assert ["south", "never", "seen", "–", "–", "–", "1", "(1)"] in rows
     assert ["north", "voxels", "24", "20", "9"] in rows
     assert ["spacing,", "mm", "2", "2", "5"] in rows
     (liver,) = [row for row in rows if row[:1] == ["liver"]]
@@ -150,3 +112,25 @@ def test_the_command_ends_with_2_where_training_would_stop(make_run, capsys) -> 
     (run.data / "dataset.json").write_text(json.dumps(description))
     assert main(["inspect", str(run.data)]) == 2
     assert "kidney" not in capsys.readouterr().err
+
+
+def test_the_setting_is_shown_as_training_would_see_it(make_run, capsys) -> None:
+    data = make_run(shifts=(0, 1, 2), scored=2, domains=("north", "south")).data
+    text = (data / "cases.csv").read_text()
+    moved = [
+        line.replace(",train,north", ",train,south") if index in (1, 2) else line
+        for index, line in enumerate(text.splitlines())
+    ]
+    (data / "cases.csv").write_text("\n".join(moved) + "\n")
+    assert main(["inspect", str(data)]) == 0
+    assert "semi-supervised (SSL) over 2 domains" in capsys.readouterr().out
+    assert main(["inspect", str(data), "--labelled", "south=0"]) == 0
+    assert "unsupervised domain adaptation (UDA)" in capsys.readouterr().out
+    assert main(["inspect", str(data), "--unseen", "south"]) == 0
+    assert "tested on south, never seen" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_domain_spelled_in_two_ways_is_a_fault(make_run) -> None:
+    data = make_run(shifts=(0, 1, 2), scored=2, domains=("north", "North")).data
+    (fault,) = inspect([data]).faults
+    assert "domain 'North' is tested as never seen, but training has 'north'" in fault.what

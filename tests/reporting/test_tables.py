@@ -82,6 +82,14 @@ def test_domains_have_rows_of_their_own_when_there_are_several() -> None:
     assert domain_rows(metrics_of({"a1": {"liver": 0.4}, "a2": {"liver": 0.6}})) == []
 
 
+def test_domains_have_a_row_for_each_class_then_the_mean() -> None:
+    metrics = metrics_of({"a1": {"liver": 0.4, "kidney": 0.8}, "b1": {"liver": 0.0, "kidney": None}})
+    rows = {row.name: (row.cells[0].mean, row.empty_predictions) for row in domain_rows(metrics)}
+    assert (rows["a, liver"], rows["a, mean"]) == (("0.400", 0), ("0.600", 0))
+    assert (rows["b, liver"], rows["b, kidney"][0], rows["b, mean"]) == (("0.000", 1), "–", ("0.000", 2))
+    assert list(rows) == ["a, liver", "a, kidney", "a, mean", "b, liver", "b, kidney", "b, mean"]
+
+
 def test_runs_are_compared_over_the_cases_that_both_scored() -> None:
     run = metrics_of({"a": {"liver": 0.8}, "b": {"liver": 0.7}, "only_here": {"liver": 0.1}})
     baseline = metrics_of({"a": {"liver": 0.7}, "b": {"liver": 0.5}, "only_there": {"liver": 0.9}})

@@ -66,7 +66,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _table(metrics: dict, every_column: bool) -> Table:
-    from semivox.reporting.tables import METRICS, score_rows
+    from semivox.reporting.tables import METRICS, domain_rows, score_rows
 
     shown = [index for index, metric in enumerate(METRICS) if every_column or metric.key in NARROW]
     table = Table(title=f"{len(metrics['cases'])} cases: mean ± deviation, 95 % interval of the mean", box=SIMPLE_HEAD)
@@ -75,7 +75,7 @@ def _table(metrics: dict, every_column: bool) -> Table:
         unit = metric.unit(metrics["unit"])
         table.add_column(f"{metric.title} ({unit})" if unit else metric.title, justify="right")
     table.add_column("missed", justify="right")
-    for row in score_rows(metrics):
+    for row in [*score_rows(metrics), *domain_rows(metrics)]:
         cells = []
         for cell in (row.cells[index] for index in shown):
             spread = f" ± {cell.spread}" if cell.spread else ""

@@ -13,6 +13,7 @@ EXAMPLE = """
   semivox inspect data/la
   semivox inspect data/acdc data/mscmr --workers 4
   semivox inspect data/la --unlabelled more_scans
+  semivox inspect data/vendors --labelled 3 --unseen D
 """
 
 
@@ -22,6 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "datasets", nargs="+", type=Path, metavar="DATASET", help="folder in the nnU-Net v2 raw layout; several join"
     )
     parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="a folder of further scans without labels")
+    parser.add_argument("--labelled", action="append", metavar="N | DOMAIN=N", help="show the setting as `train` would")
+    parser.add_argument("--unseen", nargs="+", default=(), metavar="DOMAIN", help="so too")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="cases read at once (default: 1)")
 
 
@@ -29,15 +32,19 @@ def run(arguments: Namespace) -> int:
     """Inspects and prints; returns 2 where there is an error."""
     from rich.console import Console
 
+    from semivox.cli.train import parse_labelled
     from semivox.progress import progress
     from semivox.reporting.inspection import inspect, inspection_table
 
+    labelled = parse_labelled(arguments.labelled)
     with progress("reading scans") as report:
         found = inspect(
             arguments.datasets,
             arguments.unlabelled,
             arguments.workers,
             report,
+            labelled=None if labelled == "all" else labelled,
+            unseen=arguments.unseen,
         )
     Console(highlight=False).print(inspection_table(found.faults, found.fingerprint, found.dataset))
     return 2 if found.errors else 0

@@ -118,6 +118,11 @@ def refuse_contradictions(dataset: Dataset) -> None:
 
     A patient in two splits; a domain that seems unseen only because its name is spelled otherwise.
     """
+    _refuse_divided_patients(dataset)
+    refuse_misspelt_domains(dataset)
+
+
+def _refuse_divided_patients(dataset: Dataset) -> None:
     first: dict[str, Case] = {}
     for case in dataset:
         other = first.setdefault(case.patient, case)
@@ -126,6 +131,10 @@ def refuse_contradictions(dataset: Dataset) -> None:
                 f"{dataset.name}: patient {case.patient} is in {other.split} (case {other.id}) and in {case.split}"
                 f" (case {case.id}); put all cases of a patient into one split"
             )
+
+
+def refuse_misspelt_domains(dataset: Dataset) -> None:
+    """Raises DataError where a domain is tested as unseen and trained on under another spelling."""
     seen = domains_of(dataset.split("train"))
     for domain in recognise(dataset).unseen:
         twin = next((name for name in seen if spelled_plainly(name) == spelled_plainly(domain)), None)

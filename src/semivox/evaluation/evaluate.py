@@ -60,9 +60,11 @@ def evaluate(
     if unit == "mm" and len(pictures) > 1:
         raise DataError(f"{predictions}: holds both pictures, which have no mm, and scans; score them in voxels")
     used = "voxel" if True in pictures else unit
+    names = list(matching.reference.labels.scored())
     metrics = {
         "cases": entries,
-        "summary": _summarise(entries, [case.patient for case in cases], list(matching.reference.labels.scored())),
+        "summary": _summarise(entries, [case.patient for case in cases], names),
+        "domains": _summarise_domains(entries, cases, names),
         "unscored": list(matching.unscored),
         "unpredicted": list(matching.unpredicted),
         "unscored_classes": list(matching.unpredictable),
@@ -139,6 +141,20 @@ def _summarise(
         statistics = zip(METRICS, summarise(columns, patients), strict=True)
         summary[name] = {metric: asdict(found) for metric, found in statistics} | _count_empty(scores)
     return summary
+
+
+def _summarise_domains(
+    entries: Sequence[Mapping[str, Any]], cases: Sequence[Case], names: list[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Domain → the summary of its cases; empty where all are of one."""
+    domains = dict.fromkeys(case.domain for case in cases)
+    if len(domains) < 2:
+        return {}
+    places = {domain: [place for place, case in enumerate(cases) if case.domain == domain] for domain in domains}
+    return {
+        domain: _summarise([entries[place] for place in own], [cases[place].patient for place in own], names)
+        for domain, own in places.items()
+    }
 
 
 def _count_empty(scores: list[ClassScores]) -> dict[str, int]:

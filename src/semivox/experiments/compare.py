@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from semivox.atomic import atomic_write_text
+from semivox.data.case import DEFAULT
 from semivox.errors import RunError, SettingError
 from semivox.evaluation.evaluate import without_nan
 from semivox.evaluation.scores import METRICS
@@ -64,6 +65,8 @@ class Group:
     """Of training."""
     scores: dict[str, dict[str, Spread]]
     """Class or "mean" → metric → its spread."""
+    domains: dict[str, dict[str, dict[str, Spread]]]
+    """Domain → `scores` of its cases; empty where all cases are of one."""
     empty_predictions: int
     """Structures of which nothing was predicted, over all runs."""
     protocol: str | None
@@ -80,6 +83,8 @@ class Pair:
     second: str
     scores: dict[str, dict[str, Paired]]
     """Class or "mean" → metric → difference."""
+    domains: dict[str, dict[str, dict[str, Paired]]]
+    """Domain → `scores` of its cases; empty where all cases are of one."""
     settings: tuple[str, ...]
     """Dotted names of the settings, other than the method's own, that differ."""
 
@@ -103,8 +108,26 @@ class _Scored:
     settings: dict[str, str]
     cases: list[str]
     patients: list[str]
+    case_domains: list[str]
     values: np.ndarray
     """(run, case, class, metric), NaN where undefined."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains of its cases, in order; none where all are of one."""
+        found = tuple(dict.fromkeys(self.case_domains))
+        return found if len(found) > 1 else ()
+
+    def of_domain(self, domain: str) -> "_Scored":
+        """The cases of one domain alone."""
+        kept = [place for place, own in enumerate(self.case_domains) if own == domain]
+        return replace(
+            self,
+            cases=[self.cases[place] for place in kept],
+            patients=[self.patients[place] for place in kept],
+            case_domains=[domain] * len(kept),
+            values=self.values[:, kept],
+        )
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
@@ -131,8 +154,7 @@ def compare(runs: Sequence[Path]) -> Comparison:
     protocols, notes = _protocols(records)
     groups = tuple(_summarise(group, title, names, protocols) for group, title in zip(scored, titles, strict=True))
     pairs = tuple(
-        Pair(titles[0], title, _paired(scored[0], group, names), _differing(scored[0].settings, group.settings))
-        for group, title in zip(scored[1:], titles[1:], strict=True)
+        _pair(scored[0], group, titles[0], title, names) for group, title in zip(scored[1:], titles[1:], strict=True)
     )
     return Comparison(groups, pairs, unit, notes)
 
@@ -225,10 +247,12 @@ def _score(members: list[Record], settings: dict[str, str], names: list[str]) ->
         score = entries[run][cases[case]]["scores"].get(names[name], {}).get(METRICS[metric])
         values[place] = np.nan if score is None else score
     patients = [entries[0][case].get("group") or case for case in cases]
-    return _Scored(members, settings, cases, patients, values)
+    domains = [entries[0][case].get("domain", DEFAULT) for case in cases]
+    return _Scored(members, settings, cases, patients, domains, values)
 
 
-def _summarise(group: _Scored, title: str, names: list[str], protocols: "dict[str, Protocol]") -> Group:
+def _spreads(group: _Scored, names: list[str]) -> dict[str, dict[str, Spread]]:
+    """Class or "mean" → metric → its spread."""
     scores = {}
     for name, values in _by_class(group.values, names).items():  # (run, case, metric)
         run_means, case_means = mean_of_defined(values, axis=1), mean_of_defined(values, axis=0)
@@ -244,6 +268,10 @@ def _summarise(group: _Scored, title: str, names: list[str], protocols: "dict[st
             )
             for column, metric in enumerate(METRICS)
         }
+    return scores
+
+
+def _summarise(group: _Scored, title: str, names: list[str], protocols: "dict[str, Protocol]") -> Group:
     empty = [
         score["empty"] == "prediction"
         for record in group.records
@@ -261,10 +289,22 @@ def _summarise(group: _Scored, title: str, names: list[str], protocols: "dict[st
         seeds=tuple(record.config.get("seed", 0) for record in group.records),
         iterations=tuple(record.config.get("training", {}).get("iterations", 0) for record in group.records),
         minutes=tuple(record.log.minutes for record in group.records),
-        scores=scores,
+        scores=_spreads(group, names),
+        domains={domain: _spreads(group.of_domain(domain), names) for domain in group.domains},
         empty_predictions=sum(empty),
         protocol=protocol,
         published=protocols[protocol].figures(method, labelled) if protocol in protocols else None,
+    )
+
+
+def _pair(first: _Scored, second: _Scored, first_title: str, title: str, names: list[str]) -> Pair:
+    shared = [domain for domain in first.domains if domain in second.domains]
+    return Pair(
+        first=first_title,
+        second=title,
+        scores=_paired(first, second, names),
+        domains={domain: _paired(first.of_domain(domain), second.of_domain(domain), names) for domain in shared},
+        settings=_differing(first.settings, second.settings),
     )
 
 

@@ -238,7 +238,7 @@ def tell_setting(method: str, whole: Dataset, dataset: Dataset) -> None:
         if counts:
             use = "; -s uda.target_labels=true chooses weights by them" if domain in setting.targets else ""
             use = use if "val" in ignored else ""
-            say(f"{domain}: labels of {' and '.join(counts)} cases are not read{use}")
+            say(f"{domain}: labels that are not read: {', '.join(counts)}{use}")
     foreign = [name for name in setting.names if name not in (SUPERVISED, *find_method(method).covers)]
     if foreign:
         say(f"{method} is not made for {' and '.join(foreign)}: it takes the unlabelled scans of all domains alike")

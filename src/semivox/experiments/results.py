@@ -30,7 +30,10 @@ class TextTable:
 
 def result_tables(comparison: Comparison) -> list[TextTable]:
     """All that there is to show; tables without anything in them are left out."""
-    tables = [overview(comparison), differences(comparison), *classes(comparison), published(comparison)]
+    tables = [
+        *(overview(comparison), differences(comparison), *classes(comparison), *domains(comparison)),
+        *(differences_of_domains(comparison), published(comparison)),
+    ]
     return [table for table in tables if table is not None]
 
 
@@ -92,6 +95,45 @@ def classes(comparison: Comparison) -> list[TextTable]:
     ]
 
 
+def domains(comparison: Comparison) -> list[TextTable]:
+    """Dice and HD95 of every domain, the mean over its classes; nothing where all cases are of one."""
+    names = dict.fromkeys(domain for group in comparison.groups for domain in group.domains)
+    if not names:
+        return []
+    return [
+        TextTable(
+            f"{with_unit(metric, comparison.unit)} per domain",
+            ("method", *names),
+            tuple(
+                (
+                    group.name,
+                    *(over_seeds(group, metric, domain=name) if name in group.domains else DASH for name in names),
+                )
+                for group in comparison.groups
+            ),
+        )
+        for metric in (DICE, HD95)
+    ]
+
+
+def differences_of_domains(comparison: Comparison) -> TextTable | None:
+    """A row per domain of every group after the first; None where there is one group or one domain."""
+    rows = [
+        (
+            pair.second,
+            domain,
+            *(difference(pair, metric, domain) for metric in (DICE, HD95)),
+            str(scores[MEAN]["dice"].n),
+        )
+        for pair in comparison.pairs
+        for domain, scores in pair.domains.items()
+    ]
+    if not rows:
+        return None
+    header = ("method", "domain", *(f"{with_unit(metric, comparison.unit)}, p" for metric in (DICE, HD95)), "cases")
+    return TextTable(f"Against {comparison.groups[0].name}, domain by domain", header, tuple(rows))
+
+
 def published(comparison: Comparison) -> TextTable | None:
     """The papers' figures for the groups that have some, in their own rows; None where there are none."""
     keys = ("dice", "jaccard", "hd95", "asd")
@@ -119,16 +161,16 @@ def steps(group: Group) -> str:
     return str(few) if few == many else f"{few} to {many}"
 
 
-def over_seeds(group: Group, metric: Metric, name: str = MEAN) -> str:
-    """Mean ± deviation over seeds, where there are several in which it is defined."""
-    spread = group.scores[name][metric.key]
+def over_seeds(group: Group, metric: Metric, name: str = MEAN, domain: str | None = None) -> str:
+    """Mean ± deviation over seeds, where there are several in which it is defined; of one domain's cases, or of all."""
+    spread = (group.scores if domain is None else group.domains[domain])[name][metric.key]
     deviation = metric.text(spread.over_runs)
     return metric.text(spread.mean) + ("" if deviation == DASH else f" ± {deviation}")
 
 
-def difference(pair: Pair, metric: Metric) -> str:
-    """The paired difference of a metric, its interval, and the p-value."""
-    paired = pair.scores[MEAN][metric.key]
+def difference(pair: Pair, metric: Metric, domain: str | None = None) -> str:
+    """The paired difference of a metric, its interval, and the p-value; of one domain's cases, or of all."""
+    paired = (pair.scores if domain is None else pair.domains[domain])[MEAN][metric.key]
     numbers = (metric.text(value, signed=True) for value in (paired.difference, paired.low, paired.high))
     return "{} ({} to {}), {}".format(*numbers, f"{paired.p_value:.3f}" if paired.n else DASH)
 

@@ -367,3 +367,7 @@ def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
     dice = {name: found["dice"] for name, found in metrics["summary"].items()}
     means = ", ".join(f"{name} {found['mean']:.3f}" for name, found in dice.items() if found["n"])
     say(f"Dice on {len(metrics['cases'])} {cases[0].split} cases: {means}")
+    for domain, summary in metrics["domains"].items():
+        dice = summary["mean"]["dice"]
+        if dice["n"]:
+            say(f"  {domain}: {dice['mean']:.3f} on {dice['n']} cases")

@@ -24,7 +24,9 @@ def list_methods() -> str:
     ]
     footer = (
         "cost: arithmetic of a step, labelled-only training is 1 (both streams of one size). `semivox methods NAME`"
-        " explains one.\nSSL: semi-supervised learning; partial labels: each data set labels its own organs.\n"
+        " explains one.\nsettings: those that a method is made for; it runs in the others too, and `train` says so."
+        "\nSSL: semi-supervised learning; UDA: a domain without labels is adapted to; SemiDG: tested on a domain never"
+        " seen;\npartial labels: each data set labels its own organs. The cases say which it is: `semivox inspect`.\n"
         f"NAME+ADDITION puts an addition on a method with a teacher: {', '.join(map(_addition, ADDITIONS))}."
     )
     return "\n".join([*lines, "", footer])

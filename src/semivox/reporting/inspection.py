@@ -1,6 +1,6 @@
 """What `semivox inspect` shows: a data set's faults, what it looks like, and which setting it is."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from semivox.data.case import DEFAULT, Case, Dataset
+from semivox.data.case import DEFAULT, Dataset
 from semivox.data.case_table import SPLITS
 from semivox.data.fault import Fault
 from semivox.data.integrity import check
 from semivox.data.joining import join
 from semivox.data.layout import survey
+from semivox.data.setting import describe, leave_unseen, recognise, refuse_misspelt_domains
 from semivox.errors import DataError
 from semivox.planning.fingerprint import Fingerprint, Scan, fingerprint
 
@@ -40,12 +41,19 @@ class Inspection:
 
 
 def inspect(
-    paths: Sequence[Path], unlabelled: Path | None = None, workers: int = 1, progress: Progress | None = None
+    paths: Sequence[Path],
+    unlabelled: Path | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+    *,
+    labelled: int | dict[str, int] | None = None,
+    unseen: Sequence[str] = (),
 ) -> Inspection:
     """Reads every file of one or several data sets, faulty ones too; several are shown as the one they join into.
 
     `unlabelled` is a folder of further scans of the first. The fingerprint is of the cases without an error; all
-    labels that are there are opened. `progress(done, total)` counts cases of the set that is being read.
+    labels that are there are opened. `progress(done, total)` counts cases of the set that is being read. `labelled` and
+    `unseen` show the setting as `train` would see it; raises SettingError or DataError where they cannot be.
     """
     faults: list[Fault] = []
     found = []
@@ -64,6 +72,12 @@ def inspect(
     except DataError as error:
         what, _, mend = str(error).rpartition("; ")
         return Inspection([*faults, Fault("", None, what, mend)], None, None)
+    joined = leave_unseen(joined, unseen).hide_labels(labelled)
+    try:
+        refuse_misspelt_domains(joined)
+    except DataError as error:
+        what, _, mend = str(error).rpartition("; ")
+        faults.append(Fault("", None, what, mend))
     prints = fingerprint(joined, workers, progress, class_shares=True) if joined.cases else None
     return Inspection(faults, prints, joined)
 
@@ -75,7 +89,9 @@ def inspection_table(
     parts: list[RenderableType] = []
     if dataset is not None and dataset.cases:
         shares = fingerprint.mean_class_shares() if fingerprint else {}
-        parts += [_headline(dataset), *_wrapped("setting", recognise(dataset, shares)), "", _case_table(dataset), ""]
+        parts += [_headline(dataset), *_wrapped("setting", setting_text(dataset, shares)), "", _case_table(dataset), ""]
+        if len(dataset.domains) > 1:
+            parts += [_domain_table(dataset), ""]
         if fingerprint is not None:
             parts += [_scan_table(fingerprint), "", _intensity_table(fingerprint), ""]
             if shares:
@@ -84,45 +100,16 @@ def inspection_table(
     return Group(*parts)
 
 
-def recognise(dataset: Dataset, class_shares: dict[str, float] | None = None) -> str:
-    """The setting that the cases make, in words, with what follows from it."""
-    labelled, unlabelled = dataset.labelled(), dataset.unlabelled()
-    if not labelled:
-        return "no training case has a label: nothing can be trained yet; a trained model can predict these cases"
-    source, target = _domains(labelled), _domains(unlabelled)
-    seen = _domains(dataset.split("train"))
-    unseen = [name for name in _domains(dataset.split("test")) if name not in seen]
-    if len({case.task for case in dataset.split("train")}) > 1:
-        annotated = [
-            f"{task} ({', '.join(dataset.tasks.get(task, dataset.labels.foreground))})"
-            for task in dict.fromkeys(case.task for case in labelled)
-        ]
-        setting = f"several tasks with partial labels: {', '.join(annotated)}"
-    elif unseen:
-        setting = f"domain generalisation: trained on {_listed(seen)}, tested on {_listed(unseen)}, never seen"
-        setting = f"semi-supervised {setting}" if unlabelled else setting
-    elif target and not set(source) & set(target):
-        setting = f"unsupervised domain adaptation: labels in {_listed(source)}, none in {_listed(target)}"
-    elif unlabelled:
-        setting = "semi-supervised"
-        setting += f" over {len(dataset.domains)} domains" if len(dataset.domains) > 1 else ""
-    else:
-        setting = "every training case has a label; hide labels with --labelled N or add scans with --unlabelled DIR"
+def setting_text(dataset: Dataset, class_shares: dict[str, float] | None = None) -> str:
+    """The setting that the cases make, in words, and which class is rare."""
+    setting = describe(dataset)
     foreground = {name: share for name, share in (class_shares or {}).items() if name in dataset.labels.foreground}
     rarest = min(foreground, key=lambda name: foreground[name], default="")
-    if rarest and max(foreground.values()) > RARE * foreground[rarest]:
+    if dataset.labelled() and rarest and max(foreground.values()) > RARE * foreground[rarest]:
         times = max(foreground.values()) / foreground[rarest] if foreground[rarest] else float("inf")
         setting += f"; class-imbalanced: {rarest} is "
         setting += f"{times:.0f} times smaller than the largest class" if np.isfinite(times) else "in no label"
     return setting
-
-
-def _domains(cases: Iterable[Case]) -> list[str]:
-    return list(dict.fromkeys(case.domain for case in cases))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
 
 
 def _headline(dataset: Dataset) -> Text:
@@ -167,6 +154,22 @@ def _case_table(dataset: Dataset) -> Table:
         shown = [name for name, is_shown in ((domain, has_domains), (task, has_tasks)) if is_shown]
         patients = len({case.patient for case in cases})
         _add(table, split, *shown, len(cases), patients, with_label, len(cases) - with_label)
+    return table
+
+
+def _domain_table(dataset: Dataset) -> Table:
+    """What each domain gives to training and to scoring, as cases (patients), and what it is for that."""
+    setting = recognise(dataset)
+    roles = dict.fromkeys(setting.sources, "source") | dict.fromkeys(setting.targets, "target")
+    roles |= dict.fromkeys(setting.unseen, "never seen")
+    table = _table("Domains, as cases (patients)", "domain", "", "labelled", "unlabelled", "validation", "test")
+    columns = (dataset.labelled(), dataset.unlabelled(), dataset.split("val"), dataset.split("test"))
+    for domain in dataset.domains:
+        counts = []
+        for cases in columns:
+            own = [case for case in cases if case.domain == domain]
+            counts.append(f"{len(own)} ({len({case.patient for case in own})})" if own else "–")
+        _add(table, domain, roles.get(domain, "training only"), *counts)
     return table
 
 

@@ -170,20 +170,29 @@ def score_rows(metrics: Mapping[str, Any]) -> list[Row]:
 
 
 def domain_rows(metrics: Mapping[str, Any]) -> list[Row]:
-    """A row per domain with the mean over its classes; none where there is one domain."""
+    """For each domain a row per class, then the mean over its classes; none where there is one domain."""
     domains = list(dict.fromkeys(case["domain"] for case in metrics["cases"]))
     if len(domains) < 2:
         return []
     rows = []
     for domain in domains:
         cases = [case for case in metrics["cases"] if case["domain"] == domain]
-        means = [mean_scores(cases, metric.key) for metric in METRICS]
-        columns = np.array([[mean.get(case["case"], np.nan) for mean in means] for case in cases])
-        summaries = summarise(columns, list(_patients(cases).values()))
-        cells = tuple(_cell(asdict(one), metric) for one, metric in zip(summaries, METRICS, strict=True))
-        empty = sum(score["empty"] == "prediction" for case in cases for score in case["scores"].values())
-        rows.append(Row(domain, cells, empty))
+        names = list(dict.fromkeys(name for case in cases for name in case["scores"]))
+        single = len(names) == 1
+        for only in (None,) if single else (*names, None):
+            title = domain if single else f"{domain}, {only or 'mean'}"
+            rows.append(_domain_row(title, cases, only))
     return rows
+
+
+def _domain_row(title: str, cases: Sequence[Mapping[str, Any]], only: str | None) -> Row:
+    """One class of some cases, or the mean over their classes."""
+    means = [mean_scores(cases, metric.key, only) for metric in METRICS]
+    columns = np.array([[mean.get(case["case"], np.nan) for mean in means] for case in cases])
+    summaries = summarise(columns, list(_patients(cases).values()))
+    cells = tuple(_cell(asdict(one), metric) for one, metric in zip(summaries, METRICS, strict=True))
+    scores = [score for case in cases for name, score in case["scores"].items() if only in (None, name)]
+    return Row(title, cells, sum(score["empty"] == "prediction" for score in scores))
 
 
 def class_names(metrics: Mapping[str, Any]) -> list[str]:
