@@ -3,7 +3,8 @@
 The literature's V-Net (2 + 2 patches of 48x48x32) and U-Net (4 + 4 slices of 128x128) on a made-up scan, bfloat16. A
 step is all that training does: reading, views, losses, backward pass, optimiser, averages. Method and labelled-only
 training have a fresh process each and step in turns; seconds are of processor time on one thread, the ratio is the
-median over pairs of steps, and stages count by their shares of the run. Memory is the process's peak above what it had
+median over pairs of steps, and stages count by their shares of the run. A method that needs a network of its own has
+it, and so has labelled-only training beside it. Memory is the process's peak above what it had
 before the method was built. The floor is the arithmetic that the method's formula needs, from its own `demand`: a pass
 with its backward pass counts three, one without gradient one. What a method needs beside passes (views, reading of the
 unlabelled scans, averages) comes on top.
@@ -66,7 +67,10 @@ def measure(names: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, dict[s
 
 
 def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
-    """Figures of one method with one network."""
+    """Figures of one method with one network: the plan's, or that without which the method cannot work, for both."""
+    preferred = find_method(name).preferred_network
+    if preferred is not None:
+        plan = plan.model_copy(update={"network": NetworkChoice(name=preferred)})
     config, baseline = (make_config(data, plan, method) for method in (name, BASELINE))
     stages = find_method(name)(method_settings(config.method)).stages()
     demand = find_method(name).demand(method_settings(config.method))

@@ -8,6 +8,7 @@ benchmarks/remarks, named as the benchmark's folder.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,6 +21,9 @@ import torch
 
 from semivox.atomic import atomic_write_text
 from semivox.experiments.benchmark import LABELLED_ONLY
+from semivox.experiments.compare import compare
+from semivox.experiments.results import differences
+from semivox.methods import METHODS, find_method
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -32,9 +36,28 @@ def section(out: Path) -> list[str]:
     # Headings go one level down: the page has a title of its own.
     tables = re.sub(r"^#", "##", (out / "results.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     remarks = REMARKS / f"{out.name}.md"
-    lines = [tables.rstrip(), "", verdict(results), ""]
+    lines = [tables.rstrip(), "", verdict(results), "", *additions(results)]
     if remarks.exists():
         lines += [remarks.read_text(encoding="utf-8").rstrip(), ""]
+    return lines
+
+
+def additions(results: dict[str, Any]) -> list[str]:
+    """What is put on a method, against the method alone with the same labels."""
+    names = {find_method(name): name for name in METHODS}
+    runs = {(group["method"], str(group["labelled"])): list(map(Path, group["runs"])) for group in results["groups"]}
+    lines = []
+    for Base, name in names.items():
+        for base, labelled in [found for found in runs if found[0] == name]:
+            on_top = [
+                folders
+                for (method, count), folders in runs.items()
+                if count == labelled and getattr(find_method(method), "Base", None) is Base
+            ]
+            if on_top:
+                table = differences(compare([*runs[base, labelled], *itertools.chain(*on_top)]))
+                assert table is not None
+                lines += [table.markdown(), ""]
     return lines
 
 
