@@ -9,6 +9,8 @@ import yaml
 
 import semivox
 from semivox.errors import DataError, SettingError
+from semivox.experiments.configure import refuse_lengths_of_pictures
+from semivox.planning.fingerprint import Fingerprint, Scan
 from semivox.training.run import RunFolder
 
 DOMAINS = {"phantom_000": "x", "phantom_001": "x", "phantom_007": "x"}
@@ -88,3 +90,22 @@ def test_a_class_that_no_labelled_case_has_is_refused(train, data):
     (data / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match=r"'spleen' is in none of the 1 labelled training cases.*--labels liver kidney"):
         train(labelled={"y": 0})
+
+
+def test_scans_and_pictures_are_scored_in_voxels_together(make_config):
+    def scan(split: str, is_picture: bool) -> Scan:
+        told = {"case": split, "split": split, "domain": "x", "dtype": "uint8", "intensities": (), "sha256": {}}
+        box = {"shape": (9, 9, 9), "body": (9, 9, 9), "spacing_mm": (1.0, 1.0, 1.0)}
+        return Scan(**told, **box, is_picture=is_picture)
+
+    def prints(*scans: Scan) -> Fingerprint:
+        return Fingerprint(dataset="d", channels=("MRI",), scans=scans, intensities=())
+
+    config = make_config()
+    refuse_lengths_of_pictures(config, prints(scan("train", False), scan("test", True)))
+    with pytest.raises(SettingError, match=r"the test cases are scans and pictures.* -s plan\.metric_unit=voxel"):
+        refuse_lengths_of_pictures(config, prints(scan("test", False), scan("test", True)))
+    with pytest.raises(SettingError, match="the val cases"):
+        refuse_lengths_of_pictures(config, prints(scan("val", False), scan("val", True)))
+    in_voxels = config.model_copy(update={"plan": config.plan.model_copy(update={"metric_unit": "voxel"})})
+    refuse_lengths_of_pictures(in_voxels, prints(scan("test", False), scan("test", True)))

@@ -6,6 +6,7 @@ from semivox.data.volume import Grid, Volume
 from semivox.errors import DataError
 from semivox.preparation.placement import Placement, largest_shape
 from semivox.preparation.prepare import prepare_image, prepare_label
+from semivox.preparation.restore import restore_labels
 from semivox.preparation.settings import Normalisation, Preparation
 
 
@@ -196,3 +197,20 @@ def test_voxels_that_are_no_numbers_are_refused_in_either_order(late):
 def test_a_share_belongs_to_the_crop_of_the_centre(fields):
     with pytest.raises(ValueError, match="crop 'centre' and crop_share belong together"):
         preparation(**fields)
+
+
+def test_slices_of_two_planes_become_alike_and_each_goes_back_to_its_own():
+    axial = scan(spacing=(1.0, 1.0, 5.0))
+    # The same voxels as if the patient had lain across: slices along the second axis of the file, from left to right.
+    sagittal = Volume(axial.array.transpose(0, 2, 3, 1), Grid((26, 20, 30), np.eye(4)))
+    sagittal.grid.affine[:3, :3] = [[0, 5.0, 0], [1.0, 0, 0], [0, 0, -1.0]]
+    plan = preparation(spacing_mm=(1.0, 1.0, None), slices_last=True, crop="none")
+    for volume in (axial, sagittal):
+        array, placement = prepare_image(volume, plan)
+        assert array.shape[-1] == 20
+        assert largest_shape(volume.grid, plan) == array.shape[1:]
+        classes = (volume.array[0] > 0).astype(np.uint8)
+        label = prepare_label(classes, placement, plan)
+        assert np.array_equal(restore_labels(label, placement), classes)
+    across, _ = prepare_image(sagittal, plan)
+    assert np.allclose(across[0], prepare_image(axial, plan)[0][0, ::-1, :, :].transpose(1, 0, 2)[:, ::-1])

@@ -118,6 +118,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
     config = resolve(request, plan, device, precision)
     refuse_contradictions(config, dataset)
     refuse_idle_settings(config)
+    refuse_lengths_of_pictures(config, prints)
     cost = estimate(
         config.plan,
         demand,
@@ -299,6 +300,17 @@ def refuse_contradictions(config: Config, dataset: Dataset) -> None:
         raise SettingError(
             f"training.selection is 'validation' but no validation case has a label{only}; mark some with split `val`"
             " in cases.csv, or leave the setting out"
+        )
+
+
+def refuse_lengths_of_pictures(config: Config, prints: Fingerprint) -> None:
+    """Raises where distances in mm will be wanted of scans and of pictures, which have none."""
+    scored = [scan for scan in prints.scans if scan.split == "test"]
+    scored = scored or [scan for scan in prints.scans if scan.split == "val"]
+    if config.plan.metric_unit == "mm" and len({scan.is_picture for scan in scored}) > 1:
+        raise SettingError(
+            f"the {scored[0].split} cases are scans and pictures, which have no mm; score all in voxels:"
+            " -s plan.metric_unit=voxel"
         )
 
 
