@@ -122,9 +122,7 @@ def train(
         settings=tuple(settings),
     )
     with run.begun():
-        uda = asked_uda(request)
-        dataset = training_data(whole, labelled, uda.target_labels)
-        tell_setting(method, whole, dataset)
+        dataset = training_data(whole, labelled, asked_uda(request).target_labels)
         # A broken test label should not show only when the hours of training are over.
         refuse_faults(with_scored_labels(dataset, whole) if test else dataset)
         with progress("reading scans") as report:
@@ -132,6 +130,7 @@ def train(
         if followed is not None:
             check_scans(followed, {scan.case: scan.shape for scan in prints.scans})
         config = configure(request, dataset, prints)
+        tell_setting(method, whole, dataset)
         keep_heap()
         record_environment(run, prints)
         config = settle_budget(request.budget, config, dataset)
