@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from semivox.cli import main
 from semivox.errors import DataError, RunError
@@ -226,6 +227,23 @@ def test_the_summary_counts_scans_steps_and_cases(page) -> None:
     assert "400 steps" in found.text
     assert "2 cases; 1 more had no reference label" in found.text
     assert "By domain" in found.text
+
+
+def test_the_setting_is_in_the_notes(make_run) -> None:
+    run = make_run(shifts=(0, 1, 2), domains=("a", "b"))
+    assert "No scan of b took part in training." in Page(write_report(run.folder)).text
+    table = run.data / "cases.csv"
+    table.write_text(table.read_text().replace("train_4,train,a", "train_4,train,b"))
+    for settings, words in (
+        ({}, "Training adapted to b without training labels; none of its labels was read in training."),
+        ({"uda": {"target_labels": True}}, "those of its validation cases chose the weights."),
+    ):
+        config = {**run.config, **settings, "training": {**run.config["training"], "selection": "validation"}}
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert words in Page(write_report(run.folder)).text
+    left = {**run.config, "data": {**run.config["data"], "unseen": ["b"]}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(left))
+    assert "No scan of b took part in training." in Page(write_report(run.folder)).text
 
 
 def test_a_method_of_the_users_own_is_named_again_in_the_commands(make_run) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semivox.data.case import DEFAULT, Dataset
+from semivox.data.setting import listed, recognise
 from semivox.reporting.domain_shift import DomainShift
 from semivox.reporting.record import Record
 from semivox.reporting.tables import Comparison
@@ -117,6 +118,17 @@ def notes(record: Record, dataset: Dataset | None) -> list[str]:
         domains = {case.domain for case in dataset.split("test")}
         if domains and domains <= {case.domain for case in dataset.split("train")}:
             found.append("All test cases come from domains seen in training; scans from elsewhere were not tested.")
+        setting = recognise(dataset)
+        if setting.targets:
+            chose = config.get("uda", {}).get("target_labels") and config["training"]["selection"] == "validation"
+            then = (
+                "those of its validation cases chose the weights"
+                if chose
+                else "none of its labels was read in training"
+            )
+            found.append(f"Training adapted to {listed(setting.targets)} without training labels; {then}.")
+        if setting.unseen:
+            found.append(f"No scan of {listed(setting.unseen)} took part in training.")
     found.append("Not measured: calibration, inference time, agreement between human readers on the same scans.")
     return found
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from semivox.atomic import atomic_write_text
 from semivox.data.case import Case, Dataset
+from semivox.data.case_lists import CaseLists
 from semivox.data.image import read_classes, read_image, read_label
 from semivox.data.joining import read_datasets
 from semivox.errors import DataError, RunError, SemivoxError
@@ -153,7 +154,13 @@ def _find_data(record: Record) -> Data:
     data = record.config["data"]
     try:
         unlabelled = Path(data["unlabelled"]) if data.get("unlabelled") else None
-        whole = read_datasets([Path(path) for path in data["datasets"]], unlabelled, data.get("labels"))
+        whole = read_datasets(
+            [Path(path) for path in data["datasets"]],
+            unlabelled,
+            data.get("labels"),
+            [CaseLists.model_validate(lists) for lists in data.get("lists", ())],
+            data.get("unseen", ()),
+        )
         return Data(whole, whole.hide_labels(data.get("labelled")), "")
     except SemivoxError as error:
         return Data(None, None, f"The scans are not as the run found them, so there are no pictures. {error}")
