@@ -177,8 +177,8 @@ def by_table(maps: Maps, source: ClassMemory, target: ClassMemory) -> Tensor:
         LabelledMap(maps.student[place::2], maps.logits[place::2], annotated(maps.label[place::2], known), region)
         for place, region in enumerate((maps.box, ~maps.box))
     ]
-    target.update(target.moments([LabelledMap(maps.teacher, maps.logits, maps.pseudo, None)]), settings.decay)
-    source.update(source.moments(parts), settings.decay)
+    target.update(target.moments([LabelledMap(maps.teacher, maps.logits, maps.pseudo, None)], step=0), settings.decay)
+    source.update(source.moments(parts, step=0), settings.decay)
     table = augmentation_table(maps.weights, target.mean - source.mean, target.covariance, settings.strength)
     return transferable_mean([(part.logits, part.label, part.weight) for part in parts], table)
 
