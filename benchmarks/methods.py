@@ -105,7 +105,8 @@ def in_turns(*ways: Callable[[Connection], None]) -> list[Measured]:
     processes = []
     for way in ways:
         mine, theirs = context.Pipe()
-        processes.append(context.Process(target=way, args=(theirs,)))
+        # A daemon, so that one that fails does not leave the others waiting.
+        processes.append(context.Process(target=way, args=(theirs,), daemon=True))
         processes[-1].start()
         theirs.close()
         ends.append(mine)
