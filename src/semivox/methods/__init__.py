@@ -108,7 +108,10 @@ def find_method(name: str) -> "type[Method]":
     for point in importlib.metadata.entry_points(group="semivox.methods"):
         if point.name == name:
             return point.load()
-    raise unknown("method", name, [*method_names(), *ALIASES, *(f"mean_teacher+{a}" for a in ADDITIONS)])
+    method, plus, addition = name.rpartition("+")
+    if plus and registered_name(method) in METHODS:
+        raise unknown("addition", addition, [*ADDITIONS, *ADDITION_ALIASES])
+    raise unknown("method", name, [*method_names(), *ALIASES])
 
 
 def _load(place: str) -> Any:
