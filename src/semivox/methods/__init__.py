@@ -108,8 +108,8 @@ def find_method(name: str) -> "type[Method]":
     for point in importlib.metadata.entry_points(group="semivox.methods"):
         if point.name == name:
             return point.load()
-    method, plus, addition = name.rpartition("+")
-    if plus and registered_name(method) in METHODS:
+    method, _, addition = name.rpartition("+")
+    if registered_name(method) in METHODS:
         raise unknown("addition", addition, [*ADDITIONS, *ADDITION_ALIASES])
     raise unknown("method", name, [*method_names(), *ALIASES])
 
