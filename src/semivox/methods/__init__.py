@@ -80,16 +80,16 @@ def registered_name(name: str) -> str:
     normal = ALIASES.get(normal, normal)
     if normal in METHODS:
         return normal
-    method, plus, addition = split_addition(name)
-    return f"{registered_name(method)}+{addition}" if plus else name
+    method, addition = split_addition(name)
+    return f"{registered_name(method)}+{addition}" if addition else name
 
 
-def split_addition(name: str) -> tuple[str, bool, str]:
-    """`method+addition` → the method's name, True, the addition's registered name; other names → themselves, False."""
-    method, plus, addition = name.rpartition("+")
+def split_addition(name: str) -> tuple[str, str]:
+    """`method+addition` → the method's name and the addition's registered one; other names → themselves and ""."""
+    method, _, addition = name.rpartition("+")
     normal = addition.lower().replace("-", "_")
     normal = ADDITION_ALIASES.get(normal, normal)
-    return (method, True, normal) if plus and method and normal in ADDITIONS else (name, False, "")
+    return (method, normal) if method and normal in ADDITIONS else (name, "")
 
 
 def find_method(name: str) -> "type[Method]":
@@ -100,8 +100,8 @@ def find_method(name: str) -> "type[Method]":
     listed = registered_name(name)
     if listed in METHODS:
         return _load(METHODS[listed])
-    method, plus, addition = split_addition(name)
-    if plus:
+    method, addition = split_addition(name)
+    if addition:
         return _load(ADDITIONS[addition])(find_method(method))
     if ".py:" in name:
         return _from_file(name)

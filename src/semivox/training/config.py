@@ -170,8 +170,11 @@ def method_settings(choice: MethodChoice) -> MethodSettings:
     Settings = find_method(choice.name).Settings
     for name in choice.settings:
         first = name.partition(".")[0]
-        if first in ADDITIONS:
-            raise_unless_added(choice.name, first, Settings)
+        if first in ADDITIONS and first not in Settings.model_fields:
+            raise SettingError(
+                f"method '{choice.name}' goes without {first}; put it on with --method {choice.name}+{first}, then its"
+                " settings are there"
+            )
         if first not in Settings.model_fields:
             sections: dict[str, type[Part]] = {"training": TrainingSettings, "inference": InferenceSettings}
             elsewhere = [f"{section}.{name}" for section, Kind in sections.items() if name in Kind.model_fields]
@@ -180,15 +183,6 @@ def method_settings(choice: MethodChoice) -> MethodSettings:
         return Settings(**_nested(choice.settings))
     except ValidationError as error:
         raise SettingError(f"method '{choice.name}': {first_fault(error, Settings)}") from None
-
-
-def raise_unless_added(method: str, addition: str, Settings: type[MethodSettings]) -> None:
-    """Tells how to put an addition on a method, where its settings are given without it."""
-    if addition not in Settings.model_fields:
-        raise SettingError(
-            f"method '{method}' goes without {addition}; put it on with --method {method}+{addition}, then its"
-            " settings are there"
-        )
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:

@@ -96,13 +96,14 @@ class Log(lightning.Callback):
         rate = samples * (engine.step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_time, self.last_step = now, engine.step
         terms = {f"loss/{name}": float(value) for name, value in engine.terms.items()}
+        figures = engine.method.figures(self.class_names)
         values = {
             "learning_rate": engine.learning_rate,
             "samples_per_s": rate,
             "loss": sum(terms.values()),
             **terms,
             **health(engine.method.notes, self.class_names),
-            **engine.method.figures(self.class_names),
+            **figures,
             **self.extra,
         }
         self.extra = {}
@@ -115,8 +116,7 @@ class Log(lightning.Callback):
         self.rows.append(row)
         if any(name not in self.names for name in row):  # the first row, or a stage with further terms
             loss_names = [name.removeprefix("loss/") for name in [*self.names, *terms] if name.startswith("loss/")]
-            own = list(engine.method.figures(self.class_names))
-            self.names = columns(list(dict.fromkeys(loss_names)), self.class_names, own)
+            self.names = columns(list(dict.fromkeys(loss_names)), self.class_names, list(figures))
             self._rewrite()
         else:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
