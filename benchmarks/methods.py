@@ -93,7 +93,7 @@ class Measured:
     bytes: int
 
 
-def in_turns(*ways: Callable[[Connection], None]) -> list[Measured]:
+def in_turns(*ways: Callable[[Connection], None], warm_up: int = WARM_UP, counted: int = PAIRS) -> list[Measured]:
     """Runs each way, such as `train`, in a fresh process; they step one after the other.
 
     A way answers every "step" with the processor time that it took, and "end" with its peak of memory.
@@ -111,13 +111,13 @@ def in_turns(*ways: Callable[[Connection], None]) -> list[Measured]:
         theirs.close()
         ends.append(mine)
     seconds: list[list[float]] = [[] for _ in ways]
-    for _ in range(WARM_UP + PAIRS):
+    for _ in range(warm_up + counted):
         for end, found in zip(ends, seconds, strict=True):
             end.send("step")
             found.append(end.recv())
     for end in ends:
         end.send("end")
-    measured = [Measured(found[WARM_UP:], end.recv()) for end, found in zip(ends, seconds, strict=True)]
+    measured = [Measured(found[warm_up:], end.recv()) for end, found in zip(ends, seconds, strict=True)]
     for process in processes:
         process.join()
     return measured
@@ -166,11 +166,10 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def make_config(data: DataSettings, plan: Plan, name: str) -> Config:
-    """As many steps as are timed, with the method's default settings."""
-    choice = MethodChoice(name=name)
-    settings = method_settings(choice).model_dump(mode="json")
-    training = TrainingSettings(iterations=WARM_UP + PAIRS, device="cpu", precision="bf16")
+def make_config(data: DataSettings, plan: Plan, name: str, steps: int = WARM_UP + PAIRS, **changes: Any) -> Config:
+    """A run of `steps` steps, as many as will be asked for; `changes` are settings of the method."""
+    settings = method_settings(MethodChoice(name=name, settings=changes)).model_dump(mode="json")
+    training = TrainingSettings(iterations=steps, device="cpu", precision="bf16")
     return Config(data=data, plan=plan, method=MethodChoice(name=name, settings=settings), training=training)
 
 

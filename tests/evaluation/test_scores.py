@@ -45,6 +45,17 @@ def test_every_class_is_scored_with_every_metric(classes):
             assert found[name] == pytest.approx(value), name
 
 
+def test_worked_values_of_two_overlapping_boxes():
+    prediction, reference = np.zeros((2, 6, 6, 6), np.uint8)
+    prediction[1:4, 1:4, 1:4] = 1
+    reference[1:5, 1:4, 2:5] = 1
+    found = score_case(prediction, reference, ONE, (1.0, 1.0, 1.0))["organ"]
+    assert 100 * found["dice"] == pytest.approx(57.142857, abs=1e-6)
+    assert 100 * found["jaccard"] == pytest.approx(40)
+    assert found["asd"] == pytest.approx(0.423077, abs=1e-6)
+    assert found["hd95"] == pytest.approx(1.020711, abs=1e-6)
+
+
 def test_regions_are_scored_as_unions_of_their_classes(classes):
     labels = LabelMap(LABELS.names, LABELS.values, regions={"heart": (1, 2, 3), "inside": (2, 3)})
     scores = score_case(*classes, labels, (1.0, 1.0, 3.0))

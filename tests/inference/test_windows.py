@@ -95,6 +95,8 @@ def test_starts_follow_the_published_stride_rule():
     starts = Windows((112, 112, 80), stride=(18, 18, 4)).starts((164, 164, 88))
     assert starts == ([0, 18, 36, 52], [0, 18, 36, 52], [0, 4, 8])
     assert prod(map(len, starts)) == 48
+    # Aggregating & Decoupling steps finely on the first axis instead.
+    assert [len(axis) for axis in Windows((112, 112, 80), stride=(4, 16, 16)).starts((130, 140, 88))] == [6, 3, 2]
 
 
 def test_starts_of_an_overlap_are_evenly_spread_and_overlap_enough():

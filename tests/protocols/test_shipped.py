@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from semivox.cli.convert import add_arguments
 from semivox.data.case import Case, Dataset
@@ -13,7 +14,7 @@ from semivox.data.case_lists import assign
 from semivox.data.labels import LabelMap
 from semivox.data.setting import recognise
 from semivox.experiments.protocol import case_lists, read_protocol
-from semivox.experiments.shipped import protocol_names
+from semivox.experiments.shipped import SHIPPED, protocol_names
 from semivox.methods import ALIASES, METHODS, find_method
 from semivox.networks import make_network
 from semivox.planning.plan import Plan
@@ -36,6 +37,19 @@ def test_a_shipped_protocol_is_named_by_its_file_and_says_where_it_is_from(name)
     assert (protocol.name, protocol.reference) == (name, name)
     assert protocol.source
     assert protocol.data.labelled in protocol.data.rows
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_nothing_is_said_twice_for_yaml_would_keep_the_last_and_lose_the_first(file):
+    waiting = [yaml.compose(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 @pytest.mark.parametrize("method", METHODS)
