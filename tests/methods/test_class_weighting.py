@@ -215,6 +215,18 @@ def test_a_model_folder_holds_nothing_of_it(tmp_path):
     assert not any("weighting" in name for name in load_model(tmp_path).method.state_dict())
 
 
+def test_a_network_that_starts_afresh_has_no_history():
+    bench = Workbench("self_training", class_weighting="difficulty")
+    for step in range(2):
+        bench.train_step(bench.batch(step))
+    method, state = bench.method, bench.method.class_weighting.states["network/classifier/1/bias"]
+    method.take_over(method.stages()[0])
+    assert method.class_weighting.states["network/classifier/1/bias"] is state
+    method.take_over(method.stages()[1])
+    (fresh,) = method.class_weighting.states.values()
+    torch.testing.assert_close(fresh.state_dict(), Difficulty(method.problem.classes).state_dict())
+
+
 def test_the_log_tells_the_weights():
     bench = Workbench("cross_pseudo_supervision", class_weighting="dhc")
     bench.train_step(bench.batch())

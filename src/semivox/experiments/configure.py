@@ -254,6 +254,11 @@ def refuse_idle_settings(config: Config) -> None:
             f"training.resampling goes by stored pseudo-labels, which method '{config.method.name}' has none of; use"
             " --method self_training or self_training_plus, or -s training.balance.classes=true for labelled scans"
         )
+    if config.training.class_weighting is not None and Kind.weighs_classes:
+        raise SettingError(
+            f"training.class_weighting: method '{config.method.name}' weighs the classes of its supervised terms itself;"
+            " leave it out"
+        )
     style, views = config.views.style, Kind.demand(settings).views
     if style.is_on and not style.labelled and "strong" not in views.labelled + views.unlabelled:
         raise SettingError(

@@ -82,6 +82,7 @@ class AggregatingDecoupling(Method):
     preferred_network = "diffusion_vnet"
     paper: ClassVar[str] = "Wang & Li, NeurIPS 2023"
     covers: ClassVar[tuple[str, ...]] = ("SSL", "imbalanced SSL", "UDA", "SemiDG")
+    weighs_classes: ClassVar[bool] = True
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:

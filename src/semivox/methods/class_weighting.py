@@ -87,6 +87,14 @@ class ClassWeighting(nn.Module):
                 " leave it out"
             )
 
+    def forget(self, module: str) -> None:
+        """The classifiers of a module, by its name within the method, begin anew: it has been given other weights."""
+        for name in self.states:
+            if name.startswith(f"{_plain(module)}/"):
+                state = self._state(name)
+                device = next(state.buffers()).device
+                self.states[name] = type(state)(self.classes).to(device)
+
     def diagnostics(self, class_names: Sequence[str]) -> dict[str, float]:
         """The weight of each class for each classifier; their mean is 1."""
         figures: dict[str, float] = {}
@@ -102,7 +110,7 @@ class ClassWeighting(nn.Module):
         nearest = nearest_parameter(logits)
         (method,) = self._method
         found = (name for name, parameter in method.named_parameters() if parameter is nearest)
-        return next(found, "unknown").replace(".", "/")  # a dot would part the names of modules
+        return _plain(next(found, "unknown"))
 
     def _state(self, name: str) -> Difficulty | ClassDistribution:
         state = self.states[name]
@@ -113,6 +121,11 @@ class ClassWeighting(nn.Module):
         is_difficulty = self.kind == "difficulty" or (self.kind == "dhc" and not self.states)
         self.states[name] = Difficulty(self.classes) if is_difficulty else ClassDistribution(self.classes)
         return self._state(name)
+
+
+def _plain(name: str) -> str:
+    """A name of several parts as one: a dot would part the names of modules."""
+    return name.replace(".", "/")
 
 
 def nearest_parameter(logits: Tensor) -> Tensor | None:

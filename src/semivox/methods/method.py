@@ -84,6 +84,9 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     covers: ClassVar[tuple[str, ...]] = ("SSL", "partial labels")
     """The settings that the method was made for or treats soundly: SSL, imbalanced SSL, UDA, SemiDG, partial labels."""
+    weighs_classes: ClassVar[bool] = False
+    """Whether the supervised terms are the method's own and weigh the classes themselves, so that
+    `training.class_weighting` has nothing to do."""
 
     def __init__(self, settings: MethodSettings | None = None) -> None:
         super().__init__()
@@ -140,12 +143,20 @@ class Method(nn.Module):
             if isinstance(module, Average):
                 module.update(clock.step)
 
+    def take_over(self, stage: Stage) -> None:
+        """What the engine calls when a stage begins: modules take the weights of others, as `stage.initialise` says,
+        and what the run keeps of their classifiers begins anew."""
+        modules = dict(self.named_modules())
+        for target, source in stage.initialise.items():
+            modules[target].load_state_dict(modules[source].state_dict())
+            for weighting in self._class_weightings():
+                weighting.forget(target)
+
     def finish_step(self, clock: Clock) -> None:
         """What the engine calls: `after_step`, and what the run itself keeps beside the method."""
         self.after_step(clock)
-        for module in self.modules():
-            if isinstance(module, ClassWeighting):
-                module.advance()
+        for weighting in self._class_weightings():
+            weighting.advance()
 
     def predict(self, image: Tensor, task: str) -> Tensor:
         """Class probabilities (B, K, *space), float32, of one batch of patches (B, C, *space).
@@ -182,8 +193,11 @@ class Method(nn.Module):
 
     def figures(self, class_names: Sequence[str]) -> dict[str, float]:
         """What the log asks for: `diagnostics`, and the figures of what the run itself keeps beside the method."""
-        own = [module.diagnostics(class_names) for module in self.modules() if isinstance(module, ClassWeighting)]
+        own = [weighting.diagnostics(class_names) for weighting in self._class_weightings()]
         return {name: value for found in (self.diagnostics(class_names), *own) for name, value in found.items()}
+
+    def _class_weightings(self) -> list[ClassWeighting]:
+        return [module for module in self.modules() if isinstance(module, ClassWeighting)]
 
     def note(self, **compared: Tensor) -> None:
         """Hands what was compared to whoever watches: pseudo-label health, additions such as feature augmentation.

@@ -165,9 +165,7 @@ class Engine(lightning.LightningModule):
         """
         seed = seed_of(self.config.seed, "stage", span.start)
         torch.manual_seed(seed)
-        modules = dict(self.method.named_modules())
-        for target, source in span.stage.initialise.items():
-            modules[target].load_state_dict(modules[source].state_dict())
+        self.method.take_over(span.stage)
         if not span.stage.keep_optimisers:
             for optimiser in self.trainer.optimizers:
                 optimiser.state.clear()
@@ -222,7 +220,7 @@ class Engine(lightning.LightningModule):
         schedule = specification.schedule or training.schedule
         rate = base * learning_rate_factor(clock.step - start, end - start, schedule, training)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         self.learning_rate = rate
 
     def _take_buffers_of_rank_0(self) -> None:
