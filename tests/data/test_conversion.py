@@ -13,7 +13,8 @@ from semivox.errors import DataError, SettingError
 
 
 @pytest.mark.parametrize(
-    ("given_name", "mend"), [("dicm", "did you mean 'dicom'"), ("zip?", "there are: btcv, dicom, h5, mmwhs, mnms, msd")]
+    ("given_name", "mend"),
+    [("dicm", "did you mean 'dicom'"), ("zip?", "there are: btcv, dicom, h5, mmwhs, mnms, msd, pancreas_ct")],
 )
 def test_unknown_format_names_the_nearest(tmp_path, given_name, mend):
     with pytest.raises(SettingError, match=f"unknown format .*{mend}"):
@@ -60,7 +61,7 @@ def test_ids_are_file_names_and_nothing_else(name):
     assert safe_id(case_id) == case_id
 
 
-@pytest.mark.parametrize("format_name", ["msd", "btcv"])
+@pytest.mark.parametrize("format_name", ["dicom", "btcv"])
 def test_only_sets_that_are_published_cut_can_be_cut(tmp_path, format_name):
-    with pytest.raises(SettingError, match="--crop published: goes with --from mmwhs and mnms only; leave it out"):
+    with pytest.raises(SettingError, match="--crop published: goes with --from mmwhs, mnms, msd, pancreas_ct only"):
         convert(tmp_path, format_name, tmp_path / "out", crop="published")

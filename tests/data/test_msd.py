@@ -90,6 +90,44 @@ def test_a_case_without_label_is_unlabelled(tmp_path):
     assert [case.id for case in dataset.unlabelled()] == ["p_01"]
 
 
+def write_spleen(folder):
+    """Task09 in small: files that a Mac left beside the others, which dataset.json does not list."""
+    labels = {"0": "background", "1": "spleen"}
+    source = write_task(folder, ("CT",), name="Spleen", labels=labels)
+    for name in ("p_02", "p_01"):
+        label = np.zeros((60, 50, 40), np.uint8)
+        label[30:34, 20:24, 10:14] = 1
+        save(source / f"labelsTr/{name}.nii.gz", label, np.diag([2.0, 2.0, 4.0, 1.0]))
+        save(source / f"imagesTr/{name}.nii.gz", label.astype(np.int16) * 100, np.diag([2.0, 2.0, 4.0, 1.0]))
+    (source / "imagesTr" / "._p_02.nii.gz").write_bytes(b"Mac OS X")
+    (source / "labelsTr" / "._p_02.nii.gz").write_bytes(b"Mac OS X")
+    return source
+
+
+def test_what_is_not_listed_is_passed_over(tmp_path):
+    dataset = msd.convert(write_spleen(tmp_path / "task"), tmp_path / "out")
+    assert [(case.id, case.split) for case in dataset] == [("p_02", "train"), ("p_01", "train"), ("p_09", "test")]
+    assert not dataset.is_cropped
+
+
+def test_the_published_cut_leaves_25_mm_around_the_label_and_leaves_out_what_has_none(tmp_path):
+    dataset = msd.convert(write_spleen(tmp_path / "task"), tmp_path / "out", crop="published")
+    assert dataset.is_cropped
+    assert [case.id for case in dataset] == ["p_02", "p_01"]
+    volume = read_image(dataset["p_01"], dataset)
+    classes = read_classes(dataset["p_01"], dataset, volume.grid).array
+    assert volume.array.shape == (1, 48, 48, 24), "58 mm with its margins: 96 mm"
+    assert np.array_equal(classes * 100, volume.array[0])
+    assert int(classes.sum()) == 4**3
+    np.testing.assert_allclose(volume.grid.affine[:3, 3], [2 * 8, 0, 0])
+
+
+def test_a_task_of_which_no_cut_is_published_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is of the task 'Prostate', of which no cut is published; leave --crop out"):
+        msd.convert(write_task(tmp_path / "task"), tmp_path / "out", crop="published")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("entries", "what"),
     [

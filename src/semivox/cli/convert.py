@@ -13,6 +13,7 @@ EXAMPLE = """
   semivox convert RawData --from btcv --out data/synapse
   semivox convert MM-WHS --from mmwhs --crop published --out data/mmwhs
   semivox convert OpenDataset --from mnms --crop published --out data/mnms
+  semivox convert downloads --from pancreas_ct --crop published --out data/pancreas_ct
 """
 
 
@@ -20,14 +21,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder to convert; it is only read")
     parser.add_argument(
-        "--from", dest="format", required=True, metavar="FORMAT", help="dicom, msd, h5, btcv, mmwhs or mnms"
+        "--from",
+        dest="format",
+        required=True,
+        metavar="FORMAT",
+        help="dicom, msd, h5, btcv, mmwhs, mnms or pancreas_ct",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="new folder for the data set")
     parser.add_argument(
         "--crop",
         choices=("none", "published"),
         default="none",
-        help="published: cut every scan around its reference, test scans too, as the protocols of mmwhs and mnms do",
+        help="published: cut every scan around its reference, test scans too, as published protocols do (mmwhs, mnms,"
+        " pancreas_ct, and of msd lung and spleen)",
     )
 
 

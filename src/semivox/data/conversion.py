@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from semivox.data import btcv, dicom, mmwhs, mnms, msd, research_h5
+from semivox.data import btcv, dicom, mmwhs, mnms, msd, pancreas_ct, research_h5
 from semivox.data.case import Dataset
 from semivox.errors import SettingError, unknown
 from semivox.parallel import Progress
@@ -16,10 +16,11 @@ FORMATS: dict[str, Callable[..., Dataset]] = {
     "mmwhs": mmwhs.convert,
     "mnms": mnms.convert,
     "msd": msd.convert,
+    "pancreas_ct": pancreas_ct.convert,
 }
 """Each is called with source, out and progress."""
 
-CROPPED = ("mmwhs", "mnms")
+CROPPED = ("mmwhs", "mnms", "msd", "pancreas_ct")
 """Those that published protocols cut around the reference, and that take `crop` too."""
 
 
@@ -41,5 +42,5 @@ def convert(
     if crop == "none":
         return FORMATS[format](Path(source), Path(out), progress)
     if format not in CROPPED:
-        raise SettingError(f"--crop {crop}: goes with --from {' and '.join(CROPPED)} only; leave it out")
+        raise SettingError(f"--crop {crop}: goes with --from {', '.join(CROPPED)} only; leave it out")
     return FORMATS[format](Path(source), Path(out), progress, crop=crop)

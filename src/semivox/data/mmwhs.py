@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from semivox.data.case import Dataset, Split
 from semivox.data.download import Arrays, Found, files_below, read_files, refuse_doubles, refuse_values, write_dataset
 from semivox.data.fault import Fault, FaultError
 from semivox.data.labels import LabelMap
+from semivox.data.reference_box import cut_out, extent
 from semivox.data.volume import Grid
 from semivox.parallel import Progress
 
@@ -107,22 +107,15 @@ def read_cropped(case: Found) -> Arrays:
     label = label.copy()
     for axis, voxels in STRAYS.get(case.id, ()):
         label[(*[slice(None)] * axis, voxels)] = 0
-    box = _box(np.isin(label, KEPT))
-    if box is None:
+    held = extent(np.isin(label, KEPT))
+    if held is None:
         wanted = ", ".join(map(str, KEPT))
         raise FaultError(Fault(case.id, case.label, f"label holds none of {wanted}", "copy it again from its source"))
-    affine = whole.grid.affine @ inv_ornt_aff(turn, whole.grid.shape)
-    affine = affine @ from_matvec(np.eye(3), [cut.start for cut in box])
-    x, y, z = (cut.stop - cut.start for cut in box)
-    return Arrays(image[box], label[box], Grid((x, y, z), affine))
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """From `MARGIN` voxels below the first to `MARGIN` above the last, which is not in it any more."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not hit.size:
-            return None
-        box.append(slice(max(int(hit[0]) - MARGIN, 0), min(int(hit[-1]) + MARGIN, mask.shape[axis])))
-    return tuple(box)
+    # As published the upper end is not in the box any more, so that above there is a voxel less than below.
+    box = [
+        slice(max(side.start - MARGIN, 0), min(side.stop - 1 + MARGIN, length))
+        for side, length in zip(held, label.shape, strict=True)
+    ]
+    x, y, z = image.shape
+    turned = Grid((x, y, z), whole.grid.affine @ inv_ornt_aff(turn, whole.grid.shape))
+    return cut_out(Arrays(image, label, turned), box)

@@ -8,7 +8,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -16,15 +16,20 @@ import numpy as np
 from semivox.atomic import atomic_folder
 from semivox.data import nifti
 from semivox.data.case import Case, Dataset, Split
+from semivox.data.download import Found, write_dataset
 from semivox.data.fault import Fault, FaultError
 from semivox.data.image import ending_of
 from semivox.data.labels import LabelMap
 from semivox.data.layout import read_dataset, write_description
 from semivox.data.names import safe_id
+from semivox.data.reference_box import NOTE, read_cut
 from semivox.data.volume import Grid
 from semivox.parallel import Progress, run_all
 
 ENDING = ".nii.gz"
+
+CUT = ("Lung", "Spleen")
+"""Tasks whose scans published protocols cut around their reference."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,14 @@ class Entry:
     split: Split
 
 
-def convert(source: Path, out: Path, progress: Progress | None = None) -> Dataset:
+def convert(
+    source: Path, out: Path, progress: Progress | None = None, crop: Literal["none", "published"] = "none"
+) -> Dataset:
     """The Decathlon task in folder `source` → a new data set at `out` in the nnU-Net v2 raw layout, and returns it.
 
     Training cases keep their listed order, the `test` list becomes the test split without labels. Channels of a 4-D
-    scan become one file each; 3-D files are copied as they are. Raises FaultError that names the file and the mend;
+    scan become one file each; 3-D files are copied as they are. `crop`: published cuts every scan of the tasks in
+    `CUT` around its reference and leaves out those without a label. Raises FaultError that names the file and the mend;
     then nothing is written.
     """
     source = Path(source)
@@ -50,10 +58,18 @@ def convert(source: Path, out: Path, progress: Progress | None = None) -> Datase
     channels = tuple(_numbered(file, content, "modality").values())
     labels = _numbered(file, content, "labels")
     entries = _entries(source, file, content)
+    name = str(content.get("name") or source.resolve().name)
+    label_map = LabelMap(tuple(labels.values()), tuple(labels))
+    if crop == "published":
+        if name not in CUT:
+            what = f"is of the task '{name}', of which no cut is published"
+            raise FaultError(Fault("", file, what, f"leave --crop out; it is there for {' and '.join(CUT)}"))
+        found = [Found(entry.case_id, entry.image, entry.label, entry.split) for entry in entries if entry.label]
+        return write_dataset(
+            out, name, channels[0], label_map, found, read_cut, note=NOTE, is_cropped=True, progress=progress
+        )
     with atomic_folder(Path(out)) as root:
         cases = run_all(lambda entry: _write_case(root, entry, len(channels)), entries, progress=progress)
-        name = str(content.get("name") or source.resolve().name)
-        label_map = LabelMap(tuple(labels.values()), tuple(labels))
         write_description(Dataset(name, root, channels, label_map, tuple(cases), file_ending=ENDING))
     return read_dataset(Path(out))
 
