@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
+from semivox.losses.cross_entropy import cross_entropy
+from semivox.losses.dice import dice_linear
 from semivox.losses.dice_ce import dice_ce
 
 SPACES = [(3, 4), (2, 3, 2)]
@@ -44,6 +46,11 @@ def slow_dice_ce(logits, label, weight):
 
 
 def test_published_values_but_for_the_shift():
+    dice = 1 - dice_linear(LOGITS.softmax(1), LABEL, smooth=1.0)
+    assert dice.tolist() == pytest.approx([0.726620, 0.765408, 0.717634], abs=1e-6)
+    assert cross_entropy(LOGITS, LABEL).item() == pytest.approx(0.556592, abs=1e-6)
+    assert cross_entropy(LOGITS, LABEL, class_weight=WEIGHT).item() == pytest.approx(0.418391, abs=1e-6)
+    assert -(WEIGHT * dice)[1:].mean().item() == pytest.approx(-1.291690, abs=1e-6)
     assert dice_ce(LOGITS, LABEL).item() - 1 == pytest.approx(-0.184929, abs=1e-6)
     assert dice_ce(LOGITS, LABEL, WEIGHT).item() - (1.5 + 2) / 2 == pytest.approx(-0.873299, abs=1e-6)
 

@@ -216,6 +216,7 @@ def test_a_step_mixes_before_the_average_follows():
 @pytest.mark.parametrize(
     ("ramp_epochs", "epoch", "expected"),
     [
+        (300, 0, 0.067379),
         (300, 1, 0.067379),
         (300, 2, 0.069659),
         (300, 51, 0.310480),
@@ -229,7 +230,7 @@ def test_a_step_mixes_before_the_average_follows():
 )
 def test_the_ramp_is_the_published_one_in_shares_of_the_run(ramp_epochs, epoch, expected):
     # The published count lags by one.
-    assert 10 * sigmoid_ramp((epoch - 1) / 300, ramp_epochs / 300) == pytest.approx(expected, abs=1e-6)
+    assert 10 * sigmoid_ramp(max(epoch - 1, 0) / 300, ramp_epochs / 300) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_learning_rate_of_the_published_recipe_is_the_projects_poly():
