@@ -6,7 +6,7 @@ import pytest
 from small_set import write_small_set
 
 from semivox.data.image import read_classes
-from semivox.data.joining import join, read_datasets
+from semivox.data.joining import join, own_id, prefix_of, read_datasets
 from semivox.data.labels import IGNORE
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError
@@ -75,16 +75,30 @@ def test_sets_with_different_names_are_tasks_that_know_only_their_own(both_sides
     assert data.known_classes("one") == (False, False, True, True)
 
 
-def test_tasks_of_one_name_and_different_labels_are_kept_apart(both_sides: Path, one_side: Path) -> None:
+def test_a_task_that_annotates_other_labels_in_another_set_is_refused(both_sides: Path, one_side: Path) -> None:
     for root, label in ((both_sides, "left"), (one_side, "top")):
         content = json.loads((root / "dataset.json").read_text())
         (root / "dataset.json").write_text(json.dumps(content | {"tasks": {"part": [label]}}))
         (root / "cases.csv").write_text("case,task\na1,part\na2,\na3,\na10,\nt1,\nt2,\n")
-    data = read_datasets([both_sides, one_side])
-    assert data.tasks["part"] == ("left",)
-    assert data.tasks["one__part"] == ("top",)
-    assert data["one__a1"].task == "one__part"
-    assert data.to_classes(data["one__a1"], np.array([0, 1, 2])).tolist() == [0, 0, 3]
+    with pytest.raises(DataError, match=r"one: task 'part' annotates top, in another data set left; give .* name"):
+        read_datasets([both_sides, one_side])
+
+
+def test_cases_keep_what_their_own_set_calls_its_channels(both_sides: Path, one_side: Path, tmp_path: Path) -> None:
+    assert all(case.channels == () for case in read_datasets([both_sides, one_side]))
+    ct = write_small_set(tmp_path / "ct")
+    content = json.loads((ct / "dataset.json").read_text())
+    (ct / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))
+    data = read_datasets([both_sides, ct, one_side])
+    own = read_dataset(both_sides).channels[0]
+    assert data.channels == (f"{own} / CT",)
+    assert (data.modality(data["both-sides__a1"]), data.modality(data["ct__t1"])) == (own, "CT")
+    assert data.modalities == {"both-sides": (own,), "ct": ("CT",), "one": (own,)}
+
+
+def test_ids_of_joined_sets_tell_set_and_case_apart() -> None:
+    assert own_id(f"{prefix_of('a__b c')}__x__1") == ("a-b-c", "x__1")
+    assert own_id("x_1") == ("", "x_1")
 
 
 def test_hiding_labels_counts_in_each_set(both_sides: Path, one_side: Path) -> None:

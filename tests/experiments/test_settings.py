@@ -94,12 +94,20 @@ def test_a_class_that_no_labelled_case_has_is_refused(train, data):
 
 def test_scans_and_pictures_are_scored_in_voxels_together(make_config):
     def scan(split: str, is_picture: bool) -> Scan:
-        told = {"case": split, "split": split, "domain": "x", "dtype": "uint8", "intensities": (), "sha256": {}}
+        told = {
+            "case": split,
+            "split": split,
+            "domain": "x",
+            "channels": ("MRI",),
+            "dtype": "uint8",
+            "intensities": (),
+            "sha256": {},
+        }
         box = {"shape": (9, 9, 9), "body": (9, 9, 9), "spacing_mm": (1.0, 1.0, 1.0)}
         return Scan(**told, **box, is_picture=is_picture)
 
     def prints(*scans: Scan) -> Fingerprint:
-        return Fingerprint(dataset="d", channels=("MRI",), scans=scans, intensities=())
+        return Fingerprint(dataset="d", channels=("MRI",), scans=scans, modalities=())
 
     config = make_config()
     refuse_lengths_of_pictures(config, prints(scan("train", False), scan("test", True)))

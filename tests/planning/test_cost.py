@@ -98,6 +98,7 @@ def test_the_store_is_counted_at_the_plans_spacing_without_test_scans():
         case="a",
         split="train",
         domain="default",
+        channels=("MRI", "CT"),
         shape=(40, 40, 20),
         body=(30, 40, 20),
         spacing_mm=(1.0, 1.0, 2.0),
@@ -110,7 +111,7 @@ def test_the_store_is_counted_at_the_plans_spacing_without_test_scans():
         dataset="d",
         channels=("MRI", "CT"),
         scans=(scan, scan.model_copy(update={"split": "test"})),
-        intensities=(),
+        modalities=(),
     )
     preparation = Preparation(spacing_mm=(2.0, 1.0, None), normalisation=(Normalisation(),))
     # 15 x 40 x 20 voxels of two float32 channels and a label byte.

@@ -62,13 +62,13 @@ def test_air_is_no_part_of_the_body_in_a_channel_named_ct(make_dataset):
     array = np.full((20, 20, 20), -1000, np.int16)
     array[:10] = 40
     array[0, 0, 0] = -1024  # the corners differ: nothing is cropped
-    assert fingerprint(make_dataset(array, channels=("CT",))).intensities[0].low == 40
-    assert fingerprint(make_dataset(array, channels=("CT angiography",))).intensities[0].low == -1000
+    assert fingerprint(make_dataset(array, channels=("CT",))).modalities[0].intensities[0].low == 40
+    assert fingerprint(make_dataset(array, channels=("CT angiography",))).modalities[0].intensities[0].low == -1000
 
 
 def test_every_scan_counts_alike_when_intensities_are_pooled(make_dataset):
     large, small = np.full((30, 30, 30), 100, np.int16), np.full((6, 6, 6), 300, np.int16)
-    assert fingerprint(make_dataset(large, small)).intensities[0].mean == pytest.approx(200)
+    assert fingerprint(make_dataset(large, small)).modalities[0].intensities[0].mean == pytest.approx(200)
 
 
 def test_unlabelled_scans_count_and_test_scans_do_not(make_dataset):
@@ -77,7 +77,30 @@ def test_unlabelled_scans_count_and_test_scans_do_not(make_dataset):
     prints = fingerprint(replace(dataset, cases=cases))
     assert [scan.case for scan in prints.scans] == ["case0", "case1"]
     assert [scan.case for scan in prints.training] == ["case0"]
-    assert prints.intensities[0].mean == 100
+    assert prints.modalities[0].intensities[0].mean == 100
+
+
+def test_intensities_are_pooled_for_each_modality_over_unlabelled_scans_too(make_dataset):
+    arrays = [np.full((6, 6, 6), value, np.int16) for value in (100, 300, 40, -1000)]
+    dataset = make_dataset(*arrays)
+    cases = [replace(case, channels=("CT",) if index > 1 else ("MRI",)) for index, case in enumerate(dataset)]
+    prints = fingerprint(replace(dataset, cases=tuple(cases)))
+    assert [(modality.name, modality.intensities[0].mean) for modality in prints.modalities] == [
+        ("MRI", pytest.approx(200)),
+        ("CT", pytest.approx(-480)),  # a scan of nothing but air keeps it
+    ]
+    assert [scan.channels for scan in prints.scans] == [("MRI",), ("MRI",), ("CT",), ("CT",)]
+
+
+def test_class_volumes_are_in_millilitres(make_dataset, tmp_path):
+    dataset = make_dataset(body((20, 20, 20)), affine=np.diag([2, 2, 5, 1]))
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[:10, :10, :10] = 1
+    nibabel.save(nibabel.Nifti1Image(label, np.diag([2, 2, 5, 1])), tmp_path / "label.nii.gz")
+    case = replace(dataset.cases[0], label=tmp_path / "label.nii.gz")
+    (scan,) = fingerprint(replace(dataset, cases=(case,)), classes=True).scans
+    assert scan.class_ml == {"background": 140, "organ": 20}
+    assert fingerprint(replace(dataset, cases=(case,))).scans[0].class_ml is None
 
 
 def test_labels_are_opened_only_when_class_shares_are_asked_for(make_dataset, tmp_path):
@@ -90,8 +113,8 @@ def test_labels_are_opened_only_when_class_shares_are_asked_for(make_dataset, tm
     path.write_bytes(b"nothing that could be read")
     assert fingerprint(labelled).scans[0].class_shares is None
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), path)
-    assert fingerprint(labelled, class_shares=True).mean_class_shares() == {"background": 0.75, "organ": 0.25}
-    assert fingerprint(labelled.hide_labels(0), class_shares=True).mean_class_shares() == {}
+    assert fingerprint(labelled, classes=True).mean_class_shares() == {"background": 0.75, "organ": 0.25}
+    assert fingerprint(labelled.hide_labels(0), classes=True).mean_class_shares() == {}
 
 
 def test_checksums_are_sha256_of_the_image_files(make_dataset):

@@ -10,9 +10,10 @@ from semivox.errors import DataError, ResourceError, SettingError
 from semivox.networks import make_network
 from semivox.planning.cost import estimate
 from semivox.planning.demand import Demand, Views
-from semivox.planning.fingerprint import Fingerprint, Intensity, Scan
+from semivox.planning.fingerprint import Fingerprint, Intensity, Modality, Scan
 from semivox.planning.plan import Plan
 from semivox.planning.planner import make_plan, patch_size
+from semivox.preparation.settings import Preparation
 
 MEAN_TEACHER = Demand(views=Views(unlabelled=("weak", "noisy")), averages=1, unlabelled_forwards=1, teacher_forwards=1)
 TWO_CORES = 200e9
@@ -25,6 +26,7 @@ def scan(shape, spacing_mm=(1.0, 1.0, 1.0), **changes) -> Scan:
         "case": "a",
         "split": "train",
         "domain": "default",
+        "channels": ("MRI",),
         "shape": shape,
         "body": shape,
         "spacing_mm": spacing_mm,
@@ -37,7 +39,8 @@ def scan(shape, spacing_mm=(1.0, 1.0, 1.0), **changes) -> Scan:
 
 
 def plan(*scans: Scan, channels=("MRI",), demand=MEAN_TEACHER, **options) -> Plan:
-    prints = Fingerprint(dataset="d", channels=channels, scans=scans, intensities=(INTENSITY,) * len(channels))
+    modality = Modality(channels=channels, intensities=(INTENSITY,) * len(channels))
+    prints = Fingerprint(dataset="d", channels=channels, scans=scans, modalities=(modality,))
     dataset = Dataset("d", Path("d"), channels, LabelMap(("background", "organ"), (0, 1)), ())
     options = {"memory_gib": 16.0, "autocast": torch.bfloat16, "flop_per_s": TWO_CORES, **options}
     return make_plan(dataset, prints, demand, **options)
@@ -118,6 +121,33 @@ def test_a_channel_named_ct_has_fixed_limits_and_any_other_none():
     ct, mri = plan(LEFT_ATRIUM, channels=("CT", "CT 8-bit")).preparation.normalisation
     assert (ct.kind, ct.low, ct.high, ct.mean, ct.deviation) == ("ct", -900, 800, 40, 120)
     assert mri.kind == "zscore"
+
+
+def of_modalities(*channels: tuple[str, ...], trained: int) -> Preparation:
+    """The preparation planned for scans with these channels, of which the first `trained` are training scans."""
+    scans = [
+        LEFT_ATRIUM.model_copy(update={"channels": own, "split": "train" if place < trained else "test"})
+        for place, own in enumerate(channels)
+    ]
+    seen = [Modality(channels=own, intensities=(INTENSITY,) * len(own)) for own in channels[:trained]]
+    prints = Fingerprint(dataset="d", channels=channels[0], scans=tuple(scans), modalities=tuple(seen))
+    dataset = Dataset("d", Path("d"), channels[0], LabelMap(("background", "organ"), (0, 1)), ())
+    return make_plan(dataset, prints, MEAN_TEACHER, memory_gib=16.0, autocast=torch.bfloat16).preparation
+
+
+def test_modalities_that_differ_get_a_normalisation_each_and_others_share_one():
+    made = of_modalities(("LGE-MRI",), ("CT",), ("MRI",), trained=3)
+    assert [channel.kind for channel in made.normalisation] == ["zscore"]
+    assert {name: [channel.kind for channel in own] for name, own in made.modalities.items()} == {"CT": ["ct"]}
+    assert made.of("CT").normalisation == plan(LEFT_ATRIUM, channels=("CT",)).preparation.normalisation
+    assert made.of("MRI").normalisation == made.of("never heard of").normalisation == made.normalisation
+    assert of_modalities(("LGE-MRI",), ("MRI",), trained=2).modalities == {}
+
+
+def test_a_modality_that_is_only_tested_is_not_windowed_as_the_trained_one():
+    made = of_modalities(("CT",), ("MRI",), trained=1)
+    assert made.of("CT").normalisation[0].kind == "ct"
+    assert made.of("MRI").normalisation[0].kind == "zscore"
 
 
 def test_too_little_time_makes_scans_coarser_and_says_so():

@@ -18,7 +18,7 @@ from semivox.data.labels import IGNORE
 from semivox.errors import DataError, ResourceError, RunError, SettingError
 from semivox.preparation import store as store_module
 from semivox.preparation.prepare import prepare_image, prepare_label
-from semivox.preparation.settings import Normalisation
+from semivox.preparation.settings import Normalisation, Preparation
 from semivox.preparation.size import header_grid, store_size
 from semivox.preparation.store import FOREGROUND_VOXELS, file_name, make_store, sample_foreground
 
@@ -66,6 +66,32 @@ def test_arrays_are_those_that_prepare_gives(scans, preparation, tmp_path, compr
             label = prepare_label(read_classes(case, scans).array, placement, plan)
             assert np.array_equal(store.label(case.id)[:], label)
             assert label.any()
+
+
+def test_each_modality_gets_its_own_normalisation(scans, preparation, tmp_path):
+    cases = [replace(case, channels=("CT",) if index % 2 else ("MRI",)) for index, case in enumerate(scans)]
+    mixed = replace(scans, cases=tuple(cases))
+    own = Normalisation(kind="ct", low=0, high=900, mean=300, deviation=150)
+    plan = preparation.model_copy(update={"modalities": {"CT": (own,)}})
+    plain, store = make_store(mixed, preparation, tmp_path), make_store(mixed, plan, tmp_path)
+    for case in cases:
+        wanted = preparation.model_copy(update={"normalisation": (own,)}) if case.channels == ("CT",) else preparation
+        assert np.array_equal(store.image(case.id), prepare_image(read_image(case, scans), wanted)[0])
+        is_shared = np.array_equal(store.image(case.id), plain.image(case.id))
+        assert is_shared == (case.channels == ("MRI",))
+    assert np.array_equal(store.label(LABELLED), plain.label(LABELLED))
+
+
+def test_a_modality_does_not_move_the_stores_of_plans_that_name_none(scans, preparation, tmp_path):
+    store = make_store(scans, preparation, tmp_path)
+    described = json.loads((store.folder / "store.json").read_text())["preparation"]
+    assert "modalities" not in described  # as before there were any: the folder's name is made of just this
+    assert store.folder.name.endswith(store_module.digest([1, described, str(scans.root.resolve())])[:12])
+
+
+def test_a_modality_whose_channels_are_miscounted_is_refused(preparation):
+    with pytest.raises(ValueError, match="modalities: 'CT' has 2 entries where normalisation has 1"):
+        Preparation(**preparation.model_dump() | {"modalities": {"CT": [Normalisation(), Normalisation()]}})
 
 
 def test_plain_arrays_are_mapped_not_read(scans, preparation, tmp_path):

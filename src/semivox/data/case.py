@@ -16,6 +16,11 @@ DEFAULT = "default"
 """Name of the domain and the task of a data set that names none."""
 
 
+def modality_name(channels: Sequence[str]) -> str:
+    """One name for scans with these channels: "CT", "T1+FLAIR"."""
+    return "+".join(channels)
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan: `images` holds one file per channel (or one RGB file), `label` is None where there is none."""
@@ -30,6 +35,8 @@ class Case:
     """The patient; cases of one group are never split over train and test. Empty: the case is a group of its own."""
     label_map: LabelMap | None = field(default=None, hash=False)
     """How this case's own label file maps, where that differs from the data set's: in joined sets. Names are shared."""
+    channels: tuple[str, ...] = ()
+    """Names of its channels, where joined sets call them differently; empty: as the data set has them."""
 
     @property
     def patient(self) -> str:
@@ -44,6 +51,7 @@ class Dataset:
     name: str
     root: Path
     channels: tuple[str, ...]
+    """Names; in joined sets that call a channel differently all of its names, as in "CT / MRI"."""
     labels: LabelMap
     cases: tuple[Case, ...]
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -96,6 +104,22 @@ class Dataset:
     def domains(self) -> tuple[str, ...]:
         """Domain names in order of first appearance."""
         return tuple(dict.fromkeys(case.domain for case in self.cases))
+
+    def channels_of(self, case: Case) -> tuple[str, ...]:
+        """The names of a case's channels."""
+        return case.channels or self.channels
+
+    def modality(self, case: Case) -> str:
+        """What a case was scanned with: the names of its channels."""
+        return modality_name(self.channels_of(case))
+
+    @property
+    def modalities(self) -> dict[str, tuple[str, ...]]:
+        """Task → the modalities of its cases; both in order of first appearance."""
+        found: dict[str, tuple[str, ...]] = {}
+        for case in self.cases:
+            found[case.task] = tuple(dict.fromkeys((*found.get(case.task, ()), self.modality(case))))
+        return found
 
     def known_classes(self, task: str) -> tuple[bool, ...]:
         """Per class, whether a case of `task` has it annotated; background counts as known only if all others are."""

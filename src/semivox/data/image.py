@@ -106,8 +106,9 @@ def channel_faults(case: Case, dataset: Dataset, volumes: list[Volume]) -> list[
             what = f"has {difference}, as in {first.name}"
             faults.append(Fault(case.id, path, what, "resample all channels of the case to one grid"))
     count = sum(len(volume.array) for volume in volumes)
-    if count != len(dataset.channels):
-        what = f"has {count} channels where {len(dataset.channels)} are declared ({', '.join(dataset.channels)})"
+    declared = dataset.channels_of(case)
+    if count != len(declared):
+        what = f"has {count} channels where {len(declared)} are declared ({', '.join(declared)})"
         faults.append(Fault(case.id, first, what, "store it as the other images are, grey or colour"))
     return faults
 

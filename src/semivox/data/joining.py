@@ -12,6 +12,9 @@ from semivox.data.layout import read_dataset
 from semivox.data.setting import leave_unseen
 from semivox.errors import DataError, unknown
 
+SEPARATOR = "__"
+"""Between the name of a set and the id of a case in joined sets."""
+
 
 def read_datasets(
     paths: Sequence[Path],
@@ -47,13 +50,14 @@ def read_datasets(
 def join(datasets: Sequence[Dataset]) -> Dataset:
     """The cases of all sets, in order. A single set stays as it is.
 
-    Classes of one name are one class, with values 0..K-1 of their own; each case remembers how its own label file maps.
+    Classes of one name are one class, with values 0..K-1 of their own; each case remembers how its own label file maps,
+    and what its set calls its channels where the sets differ in that: CT and MR join.
     Ids and groups get the set's name before them, as in "la__case". Cases that name no domain are of the domain of
     their set. Where the sets' label names differ each set is a task, so that what one does not annotate is unknown and
     not background.
 
-    Raises DataError where sets differ in their number of channels or in their regions, where a set is given twice, or
-    where two label names differ in case only.
+    Raises DataError where sets differ in their number of channels or in their regions, where a set is given twice,
+    where two label names differ in case only, or where a task of one name annotates other labels in another set.
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -69,6 +73,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
             for region, members in _regions(first).items()
         },
     )
+    has_one_modality = all(dataset.channels == first.channels for dataset in datasets)
     is_one_task = all(set(dataset.labels.foreground) == set(names) and not dataset.tasks for dataset in datasets)
     tasks: dict[str, tuple[str, ...]] = {}
     cases: list[Case] = []
@@ -77,18 +82,21 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         cases += [
             replace(
                 case,
-                id=f"{prefix}__{case.id}",
-                group=f"{prefix}__{case.group}" if case.group else "",
+                id=f"{prefix}{SEPARATOR}{case.id}",
+                group=f"{prefix}{SEPARATOR}{case.group}" if case.group else "",
                 domain=prefix if case.domain == DEFAULT else case.domain,
                 task=new_task[case.task],
                 label_map=case.label_map or dataset.labels,
+                channels=() if has_one_modality else dataset.channels_of(case),
             )
             for case in dataset
         ]
     return Dataset(
         name="+".join(dataset.name for dataset in datasets),
         root=first.root,
-        channels=first.channels,
+        channels=tuple(
+            " / ".join(dict.fromkeys(names)) for names in zip(*(own.channels for own in datasets), strict=True)
+        ),
         labels=labels,
         cases=tuple(cases),
         tasks=tasks,
@@ -129,11 +137,22 @@ def _regions(dataset: Dataset) -> dict[str, frozenset[str]]:
     return {region: frozenset(names[index] for index in members) for region, members in dataset.labels.regions.items()}
 
 
+def own_id(case_id: str) -> tuple[str, str]:
+    """A joined id's set, and the id that the case has there; no set where the id is of no joined one."""
+    prefix, joined, own = case_id.partition(SEPARATOR)
+    return (prefix, own) if joined else ("", case_id)
+
+
+def prefix_of(name: str) -> str:
+    """What a data set of this name puts before its ids: safe in file names, and without `SEPARATOR`."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "set"
+
+
 def _prefixes(datasets: Sequence[Dataset]) -> list[str]:
-    """The sets' names, safe in file names and each its own."""
+    """The sets' prefixes, each its own."""
     prefixes: list[str] = []
     for dataset in datasets:
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name).strip("-.") or "set"
+        name = prefix_of(dataset.name)
         same = sum(prefix == name or prefix.startswith(f"{name}-") for prefix in prefixes)
         prefixes.append(f"{name}-{same + 1}" if name in prefixes else name)
     return prefixes
@@ -145,8 +164,11 @@ def _add_tasks(dataset: Dataset, prefix: str, tasks: dict[str, tuple[str, ...]])
     for task in dict.fromkeys([*dataset.tasks, *(case.task for case in dataset)]):
         annotated = dataset.tasks.get(task, dataset.labels.foreground)
         name = prefix if task == DEFAULT else task
-        if tasks.setdefault(name, annotated) != annotated:
-            name = f"{prefix}__{task}"
-            tasks[name] = annotated
+        if set(tasks.setdefault(name, annotated)) != set(annotated):
+            raise DataError(
+                f"{dataset.root}: task '{name}' annotates {', '.join(annotated)}, in another data set"
+                f" {', '.join(tasks[name])}; give one of them another name, under `tasks` in dataset.json and in"
+                " cases.csv"
+            )
         new_name[task] = name
     return new_name

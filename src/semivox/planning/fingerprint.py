@@ -1,11 +1,11 @@
 """What a data set looks like: sizes, spacings and intensities of every scan, the unlabelled ones too.
 
-Nothing in it comes from a label, except class shares where they are asked for; hidden labels are never opened, for
+Nothing in it comes from a label, except sizes of classes where they are asked for; hidden labels are never opened, for
 their cases have no label path.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from semivox.atomic import atomic_write_text
-from semivox.data.case import Case, Dataset
+from semivox.data.case import Case, Dataset, modality_name
 from semivox.data.image import read_classes, read_image
 from semivox.data.labels import IGNORE
 from semivox.errors import RunError
@@ -51,6 +51,7 @@ class Scan(Part):
     case: str
     split: str
     domain: str
+    channels: tuple[str, ...]
     shape: tuple[int, int, int]
     """Voxels of the scan."""
     body: tuple[int, int, int]
@@ -67,6 +68,8 @@ class Scan(Part):
     """Image file, relative to the data set where it lies inside, → checksum."""
     class_shares: dict[str, float] | None = None
     """Label name → share of the scan's known voxels; None where there is no label or it was not asked for."""
+    class_ml: dict[str, float] | None = None
+    """Label name → its volume; None as `class_shares`, and for a picture."""
 
     def arranged(self, slices_last: bool) -> "Scan":
         """The scan with its axes as a preparation with that `slices_last` has them."""
@@ -78,13 +81,26 @@ class Scan(Part):
         return self.model_copy(update={**changed, "last_axis": 2})
 
 
+class Modality(Part):
+    """The training scans with one set of channel names: their intensities, pooled."""
+
+    channels: tuple[str, ...]
+    intensities: tuple[Intensity, ...]
+    """One per channel."""
+
+    @property
+    def name(self) -> str:
+        return modality_name(self.channels)
+
+
 class Fingerprint(Part):
-    """A data set's scans, and the intensities of each channel pooled over the training scans."""
+    """A data set's scans, and the modalities that they are of."""
 
     dataset: str
     channels: tuple[str, ...]
     scans: tuple[Scan, ...]
-    intensities: tuple[Intensity, ...]
+    modalities: tuple[Modality, ...]
+    """In order of first appearance: one, but for joined sets of several."""
 
     @property
     def training(self) -> tuple[Scan, ...]:
@@ -120,15 +136,16 @@ def fingerprint(
     dataset: Dataset,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    class_shares: bool = False,
+    classes: bool = False,
 ) -> Fingerprint:
     """Reads every scan of `dataset` once, with `workers` threads. `progress(done, total)` counts cases.
 
-    `class_shares` opens the labels too, where a case has one. Raises DataError where a file cannot be read.
+    `classes` opens the labels too, where a case has one, for `class_shares` and `class_ml`. Raises DataError where a
+    file cannot be read.
     """
     read: dict[str, tuple[Scan, np.ndarray]] = {}
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(_scan, case, dataset, class_shares): case for case in dataset}
+        waiting = {pool.submit(_scan, case, dataset, classes): case for case in dataset}
         try:
             for future in as_completed(waiting):
                 read[waiting[future].id] = future.result()
@@ -138,24 +155,32 @@ def fingerprint(
             # After a fault, or Ctrl-C, the cases not yet begun are not read.
             pool.shutdown(wait=False, cancel_futures=True)
     scans = tuple(read[case.id][0] for case in dataset)
-    found = Fingerprint(dataset=dataset.name, channels=dataset.channels, scans=scans, intensities=())
-    samples = [read[scan.case][1] for scan in found.training]
+    found = Fingerprint(dataset=dataset.name, channels=dataset.channels, scans=scans, modalities=())
+    samples: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for scan in found.training:
+        samples.setdefault(scan.channels, []).append(read[scan.case][1])
+    return found.model_copy(update={"modalities": tuple(_modality(*of_one) for of_one in samples.items())})
+
+
+def _modality(channels: tuple[str, ...], samples: Sequence[np.ndarray]) -> Modality:
+    """`samples`: (C, n) of each scan."""
     pooled = tuple(_intensity(np.concatenate(channel)) for channel in zip(*samples, strict=True))
-    return found.model_copy(update={"intensities": pooled})
+    return Modality(channels=channels, intensities=pooled)
 
 
-def _scan(case: Case, dataset: Dataset, class_shares: bool) -> tuple[Scan, np.ndarray]:
+def _scan(case: Case, dataset: Dataset, classes: bool) -> tuple[Scan, np.ndarray]:
     """One case, and a sample (C, n) of the intensities in its body."""
     volume = read_image(case, dataset)
     axes, flips = ras_axes(volume.grid.affine)
     array = reorient(volume.array, axes, flips)
     body = body_of(array)
-    samples = sampled(body, dataset.channels)
+    samples = sampled(body, dataset.channels_of(case))
     shape, spacing = volume.array.shape[1:], volume.grid.spacing_mm
     scan = Scan(
         case=case.id,
         split=case.split,
         domain=case.domain,
+        channels=dataset.channels_of(case),
         shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
         body=body.shape[1:],
         spacing_mm=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
@@ -164,8 +189,15 @@ def _scan(case: Case, dataset: Dataset, class_shares: bool) -> tuple[Scan, np.nd
         dtype=volume.array.dtype.name,
         intensities=tuple(_intensity(sample) for sample in samples),
         sha256=dict(_checksums(case.images, dataset.root)),
-        class_shares=_class_shares(case, dataset) if class_shares and case.label is not None else None,
     )
+    if classes and case.label is not None:
+        counts, voxel_ml = _class_counts(case, dataset), float(np.prod(spacing)) / 1000
+        total = max(sum(counts.values()), 1)
+        known = [name for name, is_known in zip(counts, dataset.known_classes(case.task), strict=True) if is_known]
+        sizes = {"class_shares": {name: counts[name] / total for name in known}}
+        if not volume.is_picture:
+            sizes["class_ml"] = {name: counts[name] * voxel_ml for name in known}
+        scan = scan.model_copy(update=sizes)
     return scan, samples
 
 
@@ -195,12 +227,10 @@ def _intensity(sample: np.ndarray) -> Intensity:
     return Intensity(mean=inside.mean(), deviation=inside.std(), low=low, median=median, high=high)
 
 
-def _class_shares(case: Case, dataset: Dataset) -> dict[str, float]:
-    classes = read_classes(case, dataset).array
-    counts = np.bincount(classes.ravel(), minlength=IGNORE + 1)[: dataset.labels.count]
-    annotated = dataset.known_classes(case.task)
-    shares = counts / max(counts.sum(), 1)
-    return {name: float(s) for name, s, known in zip(dataset.labels.names, shares, annotated, strict=True) if known}
+def _class_counts(case: Case, dataset: Dataset) -> dict[str, int]:
+    """Class → its voxels in the label."""
+    counts = np.bincount(read_classes(case, dataset).array.ravel(), minlength=IGNORE + 1)
+    return dict(zip(dataset.labels.names, counts[: dataset.labels.count].tolist(), strict=True))
 
 
 def _checksums(files: Iterable[Path], root: Path) -> Iterable[tuple[str, str]]:

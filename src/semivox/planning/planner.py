@@ -17,11 +17,11 @@ import torch
 
 from semivox.data.case import Dataset
 from semivox.errors import DataError, ResourceError
-from semivox.networks import MONAI, network_settings
+from semivox.networks import MONAI, find_network, network_settings
 from semivox.planning import cost
 from semivox.planning.cost import GIB
 from semivox.planning.demand import Demand
-from semivox.planning.fingerprint import Fingerprint, Intensity, Scan
+from semivox.planning.fingerprint import Fingerprint, Intensity, Modality, Scan
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
 
@@ -68,6 +68,11 @@ class Body:
         """The axes that a patch has."""
         return tuple(axis for axis in range(3) if self.dimensions == 3 or axis != self.slice_axis)
 
+    def sliced(self) -> "Body":
+        """The same, read slice by slice across its coarsest axis; of equal ones the last, foot-head."""
+        axis = max(range(3), key=lambda axis: (round(self.spacing_mm[axis], 3), axis))
+        return replace(self, dimensions=2, slice_axis=axis)
+
     def spacing(self, coarser: float) -> tuple[float, ...]:
         """Target voxel size: nothing finer than `coarser` times the finest axis of the patch."""
         finest = min(self.spacing_mm[axis] for axis in self.plane) * coarser
@@ -107,10 +112,14 @@ def make_plan(
     Raises ResourceError where not even a small patch fits in memory, DataError where pictures and volumes are mixed.
     """
     body = median_body(dataset, fingerprint)
+    slices = body.dimensions == 3 and network is not None and 3 not in find_network(network).dimensionalities
+    if slices:
+        body = body.sliced()
     drafting = Drafting(
         body=body,
         demand=demand,
         normalisation=normalisation(fingerprint),
+        modalities=modalities(fingerprint),
         classes=dataset.labels.count,
         network=network or {2: "unet", 3: "vnet"}[body.dimensions],
         given=dict(settings or {}),
@@ -122,6 +131,8 @@ def make_plan(
     first = Choice(min(largest, prod(body.shape[axis] for axis in body.plane)))
     plan = usual = drafting.fit(first)
     notes = [describe(body, plan)]
+    if slices:
+        notes.append(f"network '{network}' reads slices only, those across the coarsest axis of the scans")
     if usual != drafting.plan(first):
         notes.append(f"patch or batch are smaller than usual, to fit in {drafting.limit_gib:.1f} GiB of memory")
     if minutes is not None:
@@ -152,6 +163,8 @@ class Drafting:
     body: Body
     demand: Demand
     normalisation: tuple[Normalisation, ...]
+    modalities: dict[str, tuple[Normalisation, ...]]
+    """Those that are normalised otherwise."""
     classes: int
     network: str
     given: dict[str, Any]
@@ -183,7 +196,7 @@ class Drafting:
     def preparation(self, spacing: Sequence[float]) -> Preparation:
         body = self.body
         if body.is_picture:
-            return Preparation(resample="none", normalisation=self.normalisation)
+            return Preparation(resample="none", normalisation=self.normalisation, modalities=self.modalities)
         x, y, z = (round(mm, 4) if axis in body.plane else None for axis, mm in enumerate(spacing))
         thick = max(spacing) / min(spacing) > THICK
         return Preparation(
@@ -191,6 +204,7 @@ class Drafting:
             spacing_mm=(x, y, z),
             coarse_axis=int(np.argmax(spacing)) if thick else None,
             normalisation=self.normalisation,
+            modalities=self.modalities,
         )
 
     def settings(self, patch: tuple[int, ...], spacing_mm: tuple[float, ...]) -> dict[str, Any]:
@@ -268,10 +282,26 @@ def _median(scans: Sequence[Scan]) -> Body:
 
 
 def normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+    """That of the only modality; where there are several, what those get that need none of their own: scan by scan.
+
+    Scans of the test cases count here, by the names of their channels: they may be of a modality that is never seen.
+    """
+    if len({scan.channels for scan in fingerprint.scans}) == 1:
+        return suited(fingerprint.modalities[0])
+    return (Normalisation(kind="zscore"),) * len(fingerprint.channels)
+
+
+def modalities(fingerprint: Fingerprint) -> dict[str, tuple[Normalisation, ...]]:
+    """The modalities that need a normalisation of their own beside `normalisation`."""
+    own = {modality.name: suited(modality) for modality in fingerprint.modalities}
+    return {name: channels for name, channels in own.items() if channels != normalisation(fingerprint)}
+
+
+def suited(modality: Modality) -> tuple[Normalisation, ...]:
     """A channel named CT holds Hounsfield units, the same in all scans; every other is normalised scan by scan."""
     return tuple(
         ct(intensity) if name == "CT" else Normalisation(kind="zscore")
-        for name, intensity in zip(fingerprint.channels, fingerprint.intensities, strict=True)
+        for name, intensity in zip(modality.channels, modality.intensities, strict=True)
     )
 
 

@@ -67,6 +67,8 @@ class Preparation(Part):
     """Axis with much thicker slices; interpolated with order 0 there."""
     normalisation: tuple[Normalisation, ...]
     """One per channel."""
+    modalities: dict[str, tuple[Normalisation, ...]] = {}
+    """Modality (the channel names of a data set, joined by +) → what its scans get in place of `normalisation`."""
     normalise_after_resampling: bool = False
     """Whether statistics and clipping are those of the resampled scan, as some published scripts have it."""
     compression: Literal["none", "blosc2"] = "none"
@@ -75,4 +77,15 @@ class Preparation(Part):
     def _check(self) -> Self:
         if (self.crop == "centre") != (self.crop_share is not None):
             raise ValueError("crop 'centre' and crop_share belong together; give both or none")
+        for modality, own in self.modalities.items():
+            if len(own) != len(self.normalisation):
+                raise ValueError(
+                    f"modalities: '{modality}' has {len(own)} entries where normalisation has"
+                    f" {len(self.normalisation)}; give one per channel"
+                )
         return self
+
+    def of(self, modality: str) -> "Preparation":
+        """As the scans of one modality are prepared."""
+        normalisation = self.modalities.get(modality, self.normalisation)
+        return self.model_copy(update={"normalisation": normalisation, "modalities": {}})

@@ -4,6 +4,7 @@
       store.json            what it holds, and the version of this layout
       images/CASE.npy       float32 (C, X, Y, Z); .b2nd where compressed
       images/CASE.json      placement, and the files the image was made from
+      images-KEY/CASE...    of a modality with a normalisation of its own, of which KEY is
       labels-KEY/CASE.npy   uint8 (X, Y, Z); KEY is of the label map, for a set may be trained with several
       labels-KEY/CASE.npz   sampled voxels of each class
       labels-KEY/CASE.json  placement, and the file the label was made from
@@ -152,7 +153,13 @@ class Store:
         return Entry(self.folder / folder / (file_name(case.id) + ENDINGS[self.preparation.compression]))
 
     def _image_entry(self, case: Case) -> Entry:
-        return self._entry("images", case)
+        own = self._preparation_of(case).normalisation
+        if own == self.preparation.normalisation:
+            return self._entry("images", case)
+        return self._entry(f"images-{digest([channel.model_dump(mode='json') for channel in own])[:8]}", case)
+
+    def _preparation_of(self, case: Case) -> Preparation:
+        return self.preparation.of(self.dataset.modality(case))
 
     def _label_entry(self, case: Case) -> Entry:
         annotated = self.dataset.tasks.get(case.task, self.dataset.labels.foreground)
@@ -192,7 +199,7 @@ class Store:
             return
         volume = read_image(case, self.dataset)
         with _naming(case.id, *case.images):
-            array, placement = prepare_image(volume, self.preparation)
+            array, placement = prepare_image(volume, self._preparation_of(case))
         with _writing(self.folder):
             entry.write(array, Record(placement, now))
 
@@ -220,7 +227,7 @@ def make_store(
     Raises DataError naming case and file where one cannot be used, ResourceError where the disk is too small (before
     anything is written) or the folder cannot be written, RunError where another version made the store.
     """
-    key = digest([FORMAT, preparation.model_dump(mode="json"), str(dataset.root.resolve())])[:12]
+    key = digest([FORMAT, shared(preparation), str(dataset.root.resolve())])[:12]
     store = Store(Path(folder).resolve() / f"{plain(dataset.name)}-{key}", dataset, preparation)
     _check_version(store.folder)
     if not all(map(store._image_is_made, dataset)):
@@ -230,6 +237,11 @@ def make_store(
             _check_disk(store, missing)
             run_all(store._make_image, missing, workers, progress)
     return store
+
+
+def shared(preparation: Preparation) -> dict[str, Any]:
+    """What all cases of a store have in common: a modality's own normalisation is in the name of a folder."""
+    return preparation.model_dump(mode="json", exclude={"modalities"})
 
 
 def sample_foreground(label: np.ndarray, case_id: str) -> dict[str, np.ndarray]:
@@ -290,7 +302,7 @@ def _describe(store: Store) -> None:
         "semivox": __version__,
         "dataset": store.dataset.name,
         "root": str(store.dataset.root),
-        "preparation": store.preparation.model_dump(mode="json"),
+        "preparation": shared(store.preparation),
     }
     with _writing(store.folder):
         atomic_write_text(store.folder / "store.json", json.dumps(content, indent=2))

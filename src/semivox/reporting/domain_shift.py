@@ -94,9 +94,10 @@ def domain_shift(
     for done, case in enumerate(chosen, start=1):
         volume = read_image(case, dataset)
         axes, flips = ras_axes(volume.grid.affine)
-        raw.append(sampled(body_of(reorient(volume.array, axes, flips)), dataset.channels))
-        array, _ = prepare_image(volume, preparation)
-        prepared.append(sampled(array, dataset.channels))
+        channels = dataset.channels_of(case)
+        raw.append(sampled(body_of(reorient(volume.array, axes, flips)), channels))
+        array, _ = prepare_image(volume, preparation.of(dataset.modality(case)))
+        prepared.append(sampled(array, channels))
         if network is not None and "features" in network.capabilities:
             features.append(bottleneck(network, torch.from_numpy(array), windows))
         if progress:

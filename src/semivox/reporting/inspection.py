@@ -78,7 +78,7 @@ def inspect(
     except DataError as error:
         what, _, mend = str(error).rpartition("; ")
         faults.append(Fault("", None, what, mend))
-    prints = fingerprint(joined, workers, progress, class_shares=True) if joined.cases else None
+    prints = fingerprint(joined, workers, progress, classes=True) if joined.cases else None
     return Inspection(faults, prints, joined)
 
 
@@ -187,18 +187,21 @@ def _scan_table(fingerprint: Fingerprint) -> Table:
 
 
 def _intensity_table(fingerprint: Fingerprint) -> Table:
-    """Intensities per channel and domain, inside the body: medians over scans, and the range of the medians."""
+    """Intensities per channel and domain, inside the body: medians over scans, and the range of the medians.
+
+    Each domain's channel goes by its own name, or names where sets of several make up the domain.
+    """
     table = _table(
         "Intensity inside the body", "channel", "domain", "type", "0.5 %", "median", "99.5 %", "medians from–to"
     )
-    for index, channel in enumerate(fingerprint.channels):
+    for index in range(len(fingerprint.channels)):
         for domain in dict.fromkeys(scan.domain for scan in fingerprint.scans):
             scans: list[Scan] = [scan for scan in fingerprint.scans if scan.domain == domain]
             found = [scan.intensities[index] for scan in scans]
             medians = [one.median for one in found]
             _add(
                 table,
-                channel,
+                " / ".join(dict.fromkeys(scan.channels[index] for scan in scans)),
                 "all" if domain == DEFAULT else domain,
                 ", ".join(dict.fromkeys(scan.dtype for scan in scans)),
                 *(_number(np.median([getattr(one, key) for one in found])) for key in ("low", "median", "high")),
