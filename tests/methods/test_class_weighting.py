@@ -210,7 +210,7 @@ def test_a_model_folder_holds_nothing_of_it(tmp_path):
     bench = Workbench("mean_teacher", class_weighting="difficulty")
     bench.train_step(bench.batch())
     facts = {"method": "mean_teacher"}
-    save_model(tmp_path, bench.method, bench.problem, channels=("MRI",), tasks={}, file_ending=".nii.gz", facts=facts)
+    save_model(tmp_path, bench.method, bench.problem, channels=("MRI",), file_ending=".nii.gz", facts=facts)
     assert "weighting" not in (tmp_path / "model.json").read_text()
     assert not any("weighting" in name for name in load_model(tmp_path).method.state_dict())
 

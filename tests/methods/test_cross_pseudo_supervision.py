@@ -47,7 +47,7 @@ def test_the_two_networks_begin_with_different_weights():
 
 def test_weights_to_begin_from_fill_the_first_network_alone(tmp_path):
     donor, bench = Workbench("supervised", seed=1), Workbench(NAME)
-    known = {"channels": ("image",), "tasks": {}, "file_ending": ".nii.gz", "facts": {"method": "supervised"}}
+    known = {"channels": ("image",), "file_ending": ".nii.gz", "facts": {"method": "supervised"}}
     save_model(tmp_path, donor.method, donor.problem, **known)
     second = {name: tensor.clone() for name, tensor in bench.method.second.state_dict().items()}
     initialise(bench.method, tmp_path)

@@ -317,7 +317,6 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
         method,
         problem,
         channels=dataset.channels,
-        tasks=dataset.tasks,
         file_ending=dataset.file_ending,
         facts={
             "method": config.method.name,

@@ -35,6 +35,7 @@ METHODS = {
     "self_training_plus": "semivox.methods.self_training:SelfTrainingPlus",
     "transmedseg": "semivox.methods.transmedseg:TransMedSeg",
     "aggregating_decoupling": "semivox.methods.aggregating_decoupling:AggregatingDecoupling",
+    "versemi": "semivox.methods.versemi:VerSemi",
 }
 
 ALIASES = {
@@ -60,6 +61,7 @@ ALIASES = {
     "a&d": "aggregating_decoupling",
     "ad": "aggregating_decoupling",
     "genericssl": "aggregating_decoupling",
+    "ver_semi": "versemi",
 }
 
 ADDITIONS = {"transferable_augmentation": "semivox.methods.augmented:augmented"}

@@ -65,6 +65,9 @@ class Augmented(Method):
         self.augmentation.begin(batch)
         return {**self.base.losses(batch, clock), "transferable": self.augmentation.term(clock)}
 
+    def initialise_from(self, donor: Method) -> None:
+        self.base.initialise_from(donor)
+
     def optimisers(self) -> Sequence[Optimiser]:
         return self.base.optimisers()
 

@@ -9,17 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
+from semivox.errors import RunError
 from semivox.inference.windows import Windows
 from semivox.methods.average import Average
 from semivox.methods.class_weighting import ClassWeighting
 from semivox.methods.clock import Clock
 from semivox.methods.problem import Problem
 from semivox.methods.stage_tools import StageTools
+from semivox.networks.network import Network
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
 from semivox.settings import Part
+
+OTHER_NETWORK = "its network differs from this run's; give the same plan and network"
+"""What is said where the weights of another run do not fit."""
 
 Terms = dict[str, Tensor]
 """Named loss terms, already weighted; the engine sums, logs and steps them."""
@@ -122,6 +128,23 @@ class Method(nn.Module):
         """(optimiser name, function → terms, or their parts) pairs. The engine calls, back-propagates and steps them in
         order."""
         yield "main", lambda: self.parts(batch, clock)
+
+    def initialise_from(self, donor: "Method") -> None:
+        """Begins with the weights of a trained method. Raises RunError where they do not fit.
+
+        The default gives the donor's first network to the first of this method, and to those that begin as copies of
+        it. Networks that begin otherwise stay as they are: a method has several because they differ.
+        """
+        given = donor.inference_modules()[0].state_dict()
+        given = {name.removeprefix("module."): tensor for name, tensor in given.items()}
+        networks = [module for module in self.modules() if isinstance(module, Network)]
+        own = {name: tensor.clone() for name, tensor in networks[0].state_dict().items()}
+        if own.keys() != given.keys() or any(own[name].shape != given[name].shape for name in own):
+            raise RunError(OTHER_NETWORK)
+        for network in networks:
+            state = network.state_dict()
+            if state.keys() == own.keys() and all(torch.equal(state[name], own[name]) for name in own):
+                network.load_state_dict(given)
 
     def optimisers(self) -> Sequence[Optimiser]:
         """The default is one, `main`, over every trainable parameter."""

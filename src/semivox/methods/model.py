@@ -33,10 +33,14 @@ class Model:
     method: Method
     problem: Problem
     channels: tuple[str, ...]
-    tasks: dict[str, tuple[str, ...]]
     file_ending: str
     facts: dict[str, Any]
     """What is known of its training: method name, steps, selection, seed, inference settings."""
+
+    @property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """The problem's."""
+        return self.problem.tasks
 
 
 def build_method(name: str, settings: MethodSettings, problem: Problem) -> Method:
@@ -57,7 +61,6 @@ def save_model(
     problem: Problem,
     *,
     channels: tuple[str, ...],
-    tasks: dict[str, tuple[str, ...]],
     file_ending: str,
     facts: dict[str, Any],
 ) -> None:
@@ -79,7 +82,7 @@ def save_model(
             "ignore_value": problem.labels.ignore_value,
             "regions": problem.labels.regions,
         },
-        "tasks": tasks,
+        "tasks": problem.tasks,
         "file_ending": file_ending,
         "facts": facts,
     }
@@ -131,13 +134,13 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
         settings = find_method(name).Settings(**given_settings)
     except ValidationError as error:
         raise RunError(f"{folder / 'model.json'}: method settings: {first_fault(error)}") from None
-    problem = Problem(plan=plan, channels=len(channels), labels=labels)
+    problem = Problem(plan=plan, channels=len(channels), labels=labels, tasks=tasks)
     method = build_method(name, settings, problem)
     expected = inference_state(method)
     if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in weights.items()}:
         raise RunError(f"{folder}: its weights do not belong to its description; train anew")
     method.load_state_dict(weights, strict=False)
-    return Model(method.eval(), problem, channels, tasks, file_ending, facts)
+    return Model(method.eval(), problem, channels, file_ending, facts)
 
 
 def _method_to_load(folder: Path, recorded: str, given: str | None) -> str:

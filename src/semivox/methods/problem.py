@@ -28,6 +28,8 @@ class Problem:
     """Network capabilities that the method asked for; checked whenever a network is made."""
     class_weighting: ClassWeighting | None = None
     """What weighs the classes in supervised terms; None: all count alike."""
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task → names of its classes, where the data set has several; a task that is absent has all of them."""
 
     @property
     def dimensions(self) -> int:
@@ -36,6 +38,11 @@ class Problem:
     @property
     def classes(self) -> int:
         return self.labels.count
+
+    def classes_of(self, task: str) -> list[int]:
+        """The foreground classes that `task` names, in order; all where it is not one of several."""
+        names = self.tasks.get(task, self.labels.foreground)
+        return [index for index, name in enumerate(self.labels.names) if index and name in names]
 
     def network(self, name: str | None = None, **changes: Any) -> Network:
         """A freshly initialised network: the plan's, or another by `name`; `changes` override its settings."""

@@ -40,6 +40,8 @@ class VNetSettings(NetworkSettings):
     """transposed: 2³ transposed convolution. linear, nearest: interpolation and a 3³ convolution (MC-Net's others)."""
     residual: bool = False
     """Adds a block's input to its output where their channels agree, as the first V-Net (Milletari 2016) did."""
+    finest_skip: bool = True
+    """False: no skip and no block on the finest level going up; its map is what upsampling gives, as in VerSemi."""
 
     @classmethod
     def planned(
@@ -127,13 +129,17 @@ class Decoder(nn.Module):
             for level in coarse_to_fine
         )
         self.blocks = nn.ModuleList(
-            Block(dimensions, widths[level], widths[level], counts[level], settings) for level in coarse_to_fine
+            Block(dimensions, widths[level], widths[level], counts[level], settings)
+            for level in coarse_to_fine
+            if level > 0 or settings.finest_skip
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         maps, x = [], features[-1]
-        for up, block, skip in zip(self.ups, self.blocks, features[-2::-1], strict=True):
-            x = block(up(x, skip.shape[2:]) + skip)
+        for place, (up, skip) in enumerate(zip(self.ups, features[-2::-1], strict=True)):
+            x = up(x, skip.shape[2:])
+            if place < len(self.blocks):
+                x = self.blocks[place](x + skip)
             maps.append(x)
         return maps
 

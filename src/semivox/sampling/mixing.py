@@ -39,15 +39,22 @@ def boxes(
 
 
 def similar_boxes(
-    space: Sequence[int], seeds: Sequence[int], side: float, draw: int = 0, device: torch.device | str = "cpu"
+    space: Sequence[int],
+    seeds: Sequence[int],
+    side: float,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+    far_border: bool = True,
 ) -> Tensor:
     """One box per sample at a random place: (B, *space) bool. Each side is `side` of the volume's, rounded down.
 
     Bidirectional copy-paste (Bai et al., CVPR 2023): 2/3, which is 74 x 74 x 53 of 112 x 112 x 80.
+    far_border: whether a box may reach the last voxel of an axis; VerSemi's do not.
     """
     sizes = np.array(space)
     sides = np.maximum((sizes * side).astype(int), 1)
-    return _placed(sizes, [sides] * len(seeds), [generator(seed, "box", draw) for seed in seeds], device)
+    randoms = [generator(seed, "box", draw) for seed in seeds]
+    return _placed(sizes, [sides] * len(seeds), randoms, device, far_border)
 
 
 def partners(count: int, clip: int = 1, device: torch.device | str = "cpu") -> Tensor:
@@ -86,9 +93,11 @@ def _placed(
     sides: Sequence[np.ndarray],
     randoms: Sequence[np.random.Generator],
     device: torch.device | str,
+    far_border: bool = True,
 ) -> Tensor:
     """Boxes of these sides, each anywhere within a volume of `sizes`: (B, *sizes) bool."""
-    starts = np.stack([random.integers(0, sizes - own + 1) for random, own in zip(randoms, sides, strict=True)])
+    places = [np.maximum(sizes - own + far_border, 1) for own in sides]
+    starts = np.stack([random.integers(0, count) for random, count in zip(randoms, places, strict=True)])
     stops = starts + np.stack(sides)
     mask = torch.ones(len(sides), *sizes, dtype=torch.bool, device=device)
     for axis, size in enumerate(sizes):

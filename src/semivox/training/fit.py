@@ -81,6 +81,7 @@ def make_problem(config: Config, dataset: Dataset) -> Problem:
         plan=config.plan,
         channels=len(dataset.channels),
         labels=dataset.labels,
+        tasks=dataset.tasks,
         requires=find_method(config.method.name).requires,
         class_weighting=None if kind is None else ClassWeighting(kind, dataset.labels.count),
     )
@@ -104,18 +105,12 @@ def build(config: Config, dataset: Dataset) -> tuple[Method, Problem]:
 
 
 def initialise(method: Method, run: Path) -> None:
-    """Gives the first network of `method`, and those that begin as copies of it, the weights of the first network of
-    another run's model. Networks that begin otherwise stay as they are: a method has several because they differ."""
-    donor = load_model(run).method.inference_modules()[0].state_dict()
-    donor = {name.removeprefix("module."): tensor for name, tensor in donor.items()}
-    networks = [module for module in method.modules() if isinstance(module, Network)]
-    own = {name: tensor.clone() for name, tensor in networks[0].state_dict().items()}
-    if own.keys() != donor.keys() or any(own[name].shape != donor[name].shape for name in own):
-        raise RunError(f"--init-from {run}: its network differs from this run's; give the same plan and network")
-    for network in networks:
-        state = network.state_dict()
-        if state.keys() == own.keys() and all(torch.equal(state[name], own[name]) for name in own):
-            network.load_state_dict(donor)
+    """Gives `method` the weights of another run's model to begin with."""
+    donor = load_model(run).method
+    try:
+        method.initialise_from(donor)
+    except RunError as error:
+        raise RunError(f"--init-from {run}: {error}") from None
 
 
 def make_engine(

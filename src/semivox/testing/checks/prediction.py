@@ -43,7 +43,6 @@ def a_loaded_model_predicts_what_the_trained_one_does(candidate: Candidate) -> N
                 bench.method,
                 bench.problem,
                 channels=bench.dataset.channels,
-                tasks={},
                 file_ending=".nii.gz",
                 facts={"method": candidate.name},
             )
