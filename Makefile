@@ -32,7 +32,7 @@ docs: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,fast]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,fast,sam]"
 	-$(BIN)/python -m pip install -q -c constraints.txt -e ".[oracles]"  # MedPy, against which scores are tested; it does not build everywhere
 	touch $@
 

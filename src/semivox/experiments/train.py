@@ -273,7 +273,7 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
     if iterations == config.training.iterations:
         return config
     dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
-    method, _ = build(config, dataset)
+    method, _ = build(config, dataset, pretrained=False)
     if len(method.stages()) > 1:
         raise SettingError(
             f"--iterations {iterations}: '{config.method.name}' has several stages whose lengths would change; start a"
@@ -310,7 +310,7 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
     """Writes the model folder from the selected checkpoint."""
     selected = run.best if config.training.selection == "validation" else run.last
     content = load_checkpoint(selected)
-    method, problem = build(config, dataset)
+    method, problem = build(config, dataset, pretrained=False)
     load_method(method, content)
     save_model(
         run.model,

@@ -134,7 +134,7 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
         settings = find_method(name).Settings(**given_settings)
     except ValidationError as error:
         raise RunError(f"{folder / 'model.json'}: method settings: {first_fault(error)}") from None
-    problem = Problem(plan=plan, channels=len(channels), labels=labels, tasks=tasks)
+    problem = Problem(plan=plan, channels=len(channels), labels=labels, tasks=tasks, pretrained=False)
     method = build_method(name, settings, problem)
     expected = inference_state(method)
     if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in weights.items()}:

@@ -30,6 +30,8 @@ class Problem:
     """What weighs the classes in supervised terms; None: all count alike."""
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Task → names of its classes, where the data set has several; a task that is absent has all of them."""
+    pretrained: bool = True
+    """Whether networks take the pretrained weights that the plan names; False where all weights are restored next."""
 
     @property
     def dimensions(self) -> int:
@@ -64,6 +66,8 @@ class Problem:
                 f"network '{name or choice.name}' cannot give {', '.join(sorted(missing))}, which this method needs;"
                 f" choose {' or '.join(able) or 'another'} with --network"
             )
+        if self.pretrained:
+            network.load_pretrained()
         return network
 
     def average(self, network: nn.Module, decay: float, *, mode: Literal["train", "eval"] = "eval") -> Average:

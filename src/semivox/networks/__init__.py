@@ -20,6 +20,7 @@ NETWORKS = {
     "unet": "semivox.networks.unet:UNet",
     "residual_encoder_unet": "semivox.networks.residual_encoder_unet:ResidualEncoderUNet",
     "diffusion_vnet": "semivox.networks.diffusion_vnet:DiffusionVNet",
+    "sam2": "semivox.networks.sam2:Sam2",
 }
 
 MONAI = "monai:"
@@ -81,6 +82,10 @@ def make_network(
         from semivox.networks.monai_network import MonaiNetwork
 
         return MonaiNetwork(name.removeprefix(MONAI), dimensions, channels, classes, settings, patch)
-    return find_network(name)(
-        dimensions, channels, classes, network_settings(name, dimensions, settings, patch, spacing_mm)
-    )
+    kind = find_network(name)
+    if dimensions not in kind.dimensionalities:
+        raise SettingError(
+            f"network '{name}' does not read {dimensions}-D patches; give plan.patch another number of sizes, or choose"
+            " another with --network"
+        )
+    return kind(dimensions, channels, classes, network_settings(name, dimensions, settings, patch, spacing_mm))

@@ -33,13 +33,17 @@ class Network(nn.Module):
     the penultimate map, at the input's resolution. `head(map)` → logits (B, K, *space). Calling it does the three.
     Any input size is accepted: going down rounds sizes up, going up cuts to the skip's size, so that no voxel is lost.
 
-    A subclass builds `encoder`, `decoder` and `classifier` and fills in the four attributes below.
+    A subclass builds `encoder`, `decoder` and `classifier` and fills in the attributes without a value below.
     """
 
     Settings: ClassVar[type[NetworkSettings]] = NetworkSettings
     capabilities: frozenset[str] = frozenset({"features", "maps", "decoder", "head"})
     """What a method may rely on: 'features', 'maps' (lists as above), 'decoder' and 'head' (new_decoder, new_head),
-    'diffusion' (new_denoiser). A network with 'decoder' has a setting `upsampling`: transposed, linear or nearest."""
+    'diffusion' (new_denoiser), 'prompter' (new_prompter). A network with 'decoder' has a setting `upsampling`:
+    transposed, linear or nearest."""
+
+    dimensionalities: ClassVar[frozenset[int]] = frozenset({2, 3})
+    """What it can read: slices and pictures (2), volumes (3)."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -57,6 +61,14 @@ class Network(nn.Module):
         self.channels = channels
         self.classes = classes
         self.settings = settings
+
+    @property
+    def rates(self) -> dict[nn.Module, float]:
+        """Parts whose learning rate is the run's times a factor; none by default."""
+        return {}
+
+    def load_pretrained(self) -> None:
+        """Takes the weights that the settings name, if they name any; until then all are freshly initialised."""
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, *space) → features, fine to coarse; feature i has `feature_channels[i]` channels."""
@@ -82,6 +94,10 @@ class Network(nn.Module):
 
     def new_head(self, outputs: int, level: int = -1) -> nn.Module:
         """A freshly initialised head, map number `level` (default: the penultimate map) → `outputs` channels."""
+        raise NotImplementedError
+
+    def new_prompter(self, classes: int = 0, *, masks: bool = False, score: bool = False) -> nn.Module:
+        """What turns this network's features and prompts into masks; see `sam2_prompts.Prompter`."""
         raise NotImplementedError
 
     def new_denoiser(self) -> "DenoisingBranch":

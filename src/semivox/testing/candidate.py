@@ -12,6 +12,7 @@ from unittest import mock
 
 from semivox.methods import find_method
 from semivox.methods.method import Method
+from semivox.networks import find_network
 from semivox.testing.phantom import TinyPhantom, shared_phantom
 from semivox.testing.processes import TwoProcesses
 from semivox.testing.workbench import Workbench, tiny_config
@@ -35,6 +36,8 @@ class Candidate:
     settings: Mapping[str, Any] = field(default_factory=dict)
     processes: TwoProcesses | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    network: str | None = None
+    """With which the method is tried; None: the one that it prefers, or the usual one."""
 
     @property
     def kind(self) -> type[Method]:
@@ -46,24 +49,35 @@ class Candidate:
         """What all candidates of this process are tried on."""
         return shared_phantom()
 
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """2 and 3, as far as its network reads them."""
+        network = self.network or self.kind.preferred_network
+        return (2, 3) if network is None else tuple(sorted(find_network(network).dimensionalities))
+
+    @property
+    def tried_with(self) -> dict[str, Any]:
+        """Arguments of `tiny_config` that are the same in every check."""
+        return {**self.training, "network": self.network}
+
     @cached_property
     def stages(self) -> int:
         """How many stages the method has."""
-        return len(Workbench(self.name, settings=self.settings).method.stages())
+        return len(self.bench().method.stages())
 
     def bench(self, dimensions: int = 2, stage: int = 0, **config: Any) -> Workbench:
         """The method, freshly built, in the middle of a stage; see `Workbench`."""
-        return Workbench(self.name, dimensions, stage=stage, settings=self.settings, **{**self.training, **config})
+        return Workbench(self.name, dimensions, stage=stage, settings=self.settings, **{**self.tried_with, **config})
 
     def benches(self, **config: Any) -> Iterator[Workbench]:
         """A bench per dimensionality and stage."""
-        for dimensions in (2, 3):
+        for dimensions in self.dimensions:
             for stage in range(self.stages):
                 yield self.bench(dimensions, stage, **config)
 
     def config(self, **changes: Any) -> Config:
         """The config of a short 2-D run."""
-        return tiny_config(self.name, settings=self.settings, **{**self.training, **changes})
+        return tiny_config(self.name, settings=self.settings, **{**self.tried_with, **changes})
 
     def steps_of_run(self, steps: int) -> int:
         """Steps of a run of which each stage has at least `steps`."""

@@ -26,6 +26,8 @@ LABELLED = 1
 PATCHES = {2: (24, 24), 3: (16, 16, 12)}
 """Dimensions → patch of a plan whose step takes some tens of milliseconds."""
 NETWORKS = {2: "unet", 3: "vnet"}
+SMALLEST = {"sam2": {"size": "miniature"}}
+"""Settings of small networks that have neither width nor levels."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def tiny_plan(
     network: a registered name; None takes U-Net in 2-D and V-Net in 3-D.
     """
     name = network or NETWORKS[dimensions]
-    settings = {"width": width, "levels": 3, "norm": "group"}
+    settings = dict(SMALLEST.get(name, {"width": width, "levels": 3, "norm": "group"}))
     if not dropout:
         named = find_network(name).Settings.model_fields
         settings |= {key: off for key, off in (("dropout", 0.0), ("block_dropout", (0.0,))) if key in named}

@@ -74,7 +74,7 @@ def training_data(dataset: Dataset, labelled: int | dict[str, int] | None, targe
     return replace(hidden, cases=cases)
 
 
-def make_problem(config: Config, dataset: Dataset) -> Problem:
+def make_problem(config: Config, dataset: Dataset, pretrained: bool = True) -> Problem:
     """The problem that `config`'s method is built for."""
     kind = config.training.class_weighting
     return Problem(
@@ -84,6 +84,7 @@ def make_problem(config: Config, dataset: Dataset) -> Problem:
         tasks=dataset.tasks,
         requires=find_method(config.method.name).requires,
         class_weighting=None if kind is None else ClassWeighting(kind, dataset.labels.count),
+        pretrained=pretrained,
     )
 
 
@@ -94,9 +95,11 @@ def open_store(config: Config, dataset: Dataset) -> Store:
         return make_store(wanted, config.plan.preparation, config.data.store, workers=cores(), progress=report)
 
 
-def build(config: Config, dataset: Dataset) -> tuple[Method, Problem]:
-    """The method with random initial weights, a function of the seed alone."""
-    problem = make_problem(config, dataset)
+def build(config: Config, dataset: Dataset, pretrained: bool = True) -> tuple[Method, Problem]:
+    """The method with its initial weights: random ones, a function of the seed alone, and those that the plan's network
+    takes from a checkpoint. `pretrained`: False leaves those out, where all weights are restored next, so that a run
+    goes on without the checkpoint it began from."""
+    problem = make_problem(config, dataset, pretrained)
     torch.manual_seed(config.seed)
     method = build_method(config.method.name, method_settings(config.method), problem)
     if config.training.device == "cpu":
@@ -185,7 +188,7 @@ def seconds_per_step(config: Config, dataset: Dataset, store: Store) -> float:
     Of several devices one is timed, with its share of the batch: what they tell each other comes on top, and so does
     the time for which stages label unlabelled scans.
     """
-    method, _ = build(config, dataset)
+    method, _ = build(config, dataset, pretrained=False)
     devices, batch = config.training.devices, config.plan.batch
     share = BatchSize(labelled=batch.labelled // devices, unlabelled=batch.unlabelled // devices)
     timed = config.model_copy(
@@ -213,7 +216,8 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     """
     dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
     store = open_store(config, dataset)
-    method, _ = build(config, dataset)
+    content = load_checkpoint(run.last) if run.last.exists() else None
+    method, _ = build(config, dataset, pretrained=content is None)
     engine = make_engine(config, dataset, store, method, rank, run.pseudo_labels)
     training = config.training
     if training.compile:
@@ -221,7 +225,6 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
             if isinstance(network, Network):
                 network.compile()
     callbacks: list[lightning.Callback] = []
-    content = load_checkpoint(run.last) if run.last.exists() else None
     if content is not None:
         engine.restore(content)
         callbacks.append(_RestoreOptimisers(content))

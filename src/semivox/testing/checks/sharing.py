@@ -27,7 +27,7 @@ def compare(candidate: Candidate, stage: int, processes: TwoProcesses) -> None:
     size: dict[str, Any] = {"stage": stage, "batch": 4, "dropout": False}
     bench = candidate.bench(**size)
     one = shared_step(bench)
-    shares = processes.step({"method": candidate.name, "settings": candidate.settings, **candidate.training, **size})
+    shares = processes.step({"method": candidate.name, "settings": candidate.settings, **candidate.tried_with, **size})
     for name, term in one.terms.items():
         mean = torch.stack([share.terms[name] for share in shares]).mean()
         assert torch.isclose(mean, term, rtol=CLOSE, atol=1e-6), (

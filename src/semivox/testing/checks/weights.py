@@ -16,7 +16,7 @@ def gradient_reaches_every_trained_weight(candidate: Candidate) -> None:
     What no gradient reaches is a head that no loss sees, or a copy that should have been made by `problem.average` or
     `problem.frozen`.
     """
-    for dimensions in (2, 3):
+    for dimensions in candidate.dimensions:
         trainable: set[str] = set()
         owned: set[str] = set()
         reached: set[str] = set()
