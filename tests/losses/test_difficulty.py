@@ -98,6 +98,19 @@ def test_a_perfect_model_has_no_difficulty_and_normalising_does_not_divide_by_it
         assert weights_of(difficulty, [(1.0, 1.0)] * 3).tolist() == [[0.0, 0.0]] * 3
 
 
+def test_what_samples_do_not_annotate_is_their_background_and_a_class_of_none_stays_as_it_was():
+    generator = torch.Generator().manual_seed(0)
+    prediction, label = (torch.randint(0, 4, (2, 5, 6), generator=generator) for _ in range(2))
+    difficulty = Difficulty(4)
+    weights_of(difficulty, [(0.3, 0.4, 0.5, 0.6)])
+    known = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    merged = [torch.stack([where[0] * (where[0] == 1), where[1] * (where[1] < 3)]) for where in (prediction, label)]
+    expected = hard_dice(*merged, 4)
+    expected[3] = 0.6
+    assert torch.equal(difficulty.dice(prediction, label, known), expected)
+    assert torch.equal(difficulty.dice(prediction, label, None), hard_dice(prediction, label, 4))
+
+
 @in_2d_and_3d
 def test_hard_dice_agrees_with_a_loop_over_voxels(space):
     generator = torch.Generator().manual_seed(len(space))

@@ -22,6 +22,8 @@ from semivox.losses.diffusion import (
 )
 
 SPACES = [(3, 4), (2, 3, 4)]
+ALL = torch.ones(2, 3, dtype=torch.bool)
+"""Both samples annotate all classes."""
 in_2d_and_3d = pytest.mark.parametrize("space", SPACES, ids=["2-D", "3-D"])
 
 
@@ -66,7 +68,7 @@ def test_steps_go_from_the_noisiest_down_each_once(steps):
 )
 def test_q_sample_has_the_published_values(time, expected):
     drawn = torch.tensor([[0.5, -1], [0.25, 0], [-0.75, 2]]).view(1, 3, 1, 2)
-    clean = clean_map(torch.tensor([[[0, 2]]]), 3)
+    clean = clean_map(torch.tensor([[[0, 2]]]), ALL[:1])
     assert q_sample(clean, drawn, [time]).view(3, 2).tolist() == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
@@ -75,13 +77,29 @@ def test_each_sample_is_noised_to_its_own_step_as_in_a_loop_over_voxels(space):
     label = torch.randint(0, 3, (2, *space), generator=torch.Generator().manual_seed(0))
     label[0, 0] = IGNORE
     drawn, times = noise(2, 3, *space), [17, 640]
-    found = q_sample(clean_map(label, 3).double(), drawn, times).numpy()
+    found = q_sample(clean_map(label, ALL).double(), drawn, times).numpy()
     for b, k, *voxel in np.ndindex(found.shape):
         kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * time / 999) for time in range(times[b] + 1))
         y = label[(b, *voxel)]
         clean = 0 if y == IGNORE else 1 if y == k else -1
         place = (b, k, *voxel)
         assert found[place] == pytest.approx(kept**0.5 * clean + (1 - kept) ** 0.5 * drawn[place].item(), abs=1e-9)
+
+
+@in_2d_and_3d
+def test_a_background_that_may_be_a_class_that_is_not_annotated_is_neither_yes_nor_no(space):
+    label = torch.randint(0, 3, (2, *space), generator=torch.Generator().manual_seed(0))
+    label[:, 0] = IGNORE
+    known = torch.tensor([[True, True, False], [True, True, True]])
+    found = clean_map(label, known)
+    for b, *voxel in np.ndindex(tuple(label.shape)):
+        y, channels = int(label[(b, *voxel)]), found[(b, slice(None), *voxel)].tolist()
+        if y == IGNORE:
+            assert channels == [0, 0, 0]
+        elif b == 0 and y != 1:  # what is said of a class that the task does not annotate is no matter
+            assert channels == [0, -1, 0]
+        else:
+            assert channels == [1 if y == k else -1 for k in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,7 @@ def test_sampling_equals_a_slow_loop_and_ends_with_the_last_estimate(space, step
 
 @in_2d_and_3d
 def test_whoever_knows_the_clean_map_samples_it(space):
-    clean = clean_map(torch.randint(0, 3, (1, *space), generator=torch.Generator().manual_seed(0)), 3)
+    clean = clean_map(torch.randint(0, 3, (1, *space), generator=torch.Generator().manual_seed(0)), ALL[:1])
     assert torch.allclose(ddim(lambda noisy, time: clean, noise(1, 3, *space).float(), 10), clean, atol=1e-5)
 
 

@@ -89,6 +89,19 @@ def test_the_supervised_terms_equal_slow_versions(dimensions):
     assert terms["supervised_difficulty"].item() == pytest.approx(slow_dice_ce(psi, label, weight), rel=1e-3)
 
 
+def test_what_a_task_does_not_annotate_is_no_matter_to_the_supervised_terms():
+    bench = Workbench(NAME, dropout=False).decide()
+    batch = bench.batch()
+    stream = batch.labelled
+    stream.known[:, 2] = False
+    assert (stream.label == 2).any()
+    terms = bench.losses(batch)
+    stream.label[stream.label == 2] = 0
+    again = bench.losses(batch)
+    for name in ("supervised_denoising", "supervised_difficulty"):
+        assert terms[name].item() == pytest.approx(again[name].item(), rel=1e-6)
+
+
 def slow_pseudo_scores(method, stream, classes, settings):
     """Ten steps from noise, Gumbel softmax, a Gaussian, and ψ; what is summed, and ψ's part."""
     x, steps = drawn(stream, "sampling", classes, "normal"), settings.get("sampling_steps", 10)

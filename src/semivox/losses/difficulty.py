@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from semivox.data.labels import IGNORE
+from semivox.losses.partial import hidden_classes, merge_label
 from semivox.losses.reduction import batch_sum
 
 TINY = 1e-8
@@ -49,6 +50,17 @@ class Difficulty(nn.Module):
         for name, value in (("previous", TINY), ("learned", 0.0), ("unlearned", 0.0), ("missing", 1.0)):
             self.register_buffer(name, torch.full((classes,), value))
         self._next: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def dice(self, prediction: Tensor, label: Tensor, known: Tensor | None) -> Tensor:
+        """`hard_dice` (K,) in which what samples do not annotate is their background, and a class that none of them
+        annotates stays as it was. known: (B, K) bool; None: all annotate everything."""
+        classes = len(self.previous)
+        if known is None:
+            return hard_dice(prediction, label, classes)
+        found = hard_dice(merge_label(prediction, known), merge_label(label, known), classes)
+        annotated = batch_sum((~hidden_classes(known)).sum(0).to(found)) > 0
+        return torch.where(annotated, found, self.previous.to(found))
 
     @torch.no_grad()
     def forward(self, dice: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from semivox.data.labels import IGNORE
+from semivox.losses.partial import hidden_classes, merge_label
 from semivox.losses.reduction import full_precision
 
 STEPS = 1000
@@ -38,11 +39,20 @@ def sampling_times(steps: int) -> tuple[int, ...]:
     return tuple(round((STEPS - 1) * step / (steps - 1)) for step in reversed(range(steps)))
 
 
-def clean_map(label: Tensor, classes: int) -> Tensor:
-    """x_0 = 2 · onehot(y) - 1: (B, *space) → (B, K, *space) float32; 0, neither yes nor no, where y is `IGNORE`."""
-    channels = torch.arange(classes, device=label.device).view(1, -1, *[1] * (label.ndim - 1))
-    signed = 2.0 * (label.unsqueeze(1) == channels) - 1.0
-    return signed.masked_fill((label == IGNORE).unsqueeze(1), 0.0)
+def clean_map(label: Tensor, known: Tensor) -> Tensor:
+    """x_0 = 2 · onehot(y) - 1: (B, *space) → (B, K, *space) float32; 0, neither yes nor no, where that is not known.
+
+    Not known is all of a voxel that is `IGNORE`, and in the background whether it is one of the classes that the sample
+    does not annotate, so that there the background is 0 too. known: (B, K) bool.
+    """
+    space = [1] * (label.ndim - 1)
+    channels = torch.arange(known.shape[1], device=label.device).view(1, -1, *space)
+    label = merge_label(label, known).unsqueeze(1)
+    signed = 2.0 * (label == channels) - 1.0
+    hidden = hidden_classes(known)
+    hidden[:, 0] = hidden.any(1)
+    unknown = (label == IGNORE) | (hidden.view(*hidden.shape, *space) & (label == 0))
+    return signed.masked_fill(unknown, 0.0)
 
 
 def q_sample(clean: Tensor, noise: Tensor, times: Sequence[int]) -> Tensor:

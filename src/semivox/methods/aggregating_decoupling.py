@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semivox.data.labels import IGNORE
 from semivox.losses.dice_ce import dice_ce
-from semivox.losses.difficulty import Difficulty, hard_dice
+from semivox.losses.difficulty import Difficulty
 from semivox.losses.diffusion import STEPS, clean_map, ddim, fused_scores, gumbel_softmax, q_sample
 from semivox.losses.reduction import batch_mean, full_precision
 from semivox.methods.clock import Clock
@@ -81,7 +81,7 @@ class AggregatingDecoupling(Method):
     requires = frozenset({"features", "decoder", "head", "diffusion"})
     preferred_network = "diffusion_vnet"
     paper: ClassVar[str] = "Wang & Li, NeurIPS 2023"
-    covers: ClassVar[tuple[str, ...]] = ("SSL", "imbalanced SSL", "UDA", "SemiDG")
+    covers: ClassVar[tuple[str, ...]] = ("SSL", "imbalanced SSL", "UDA", "SemiDG", "partial labels")
     weighs_classes: ClassVar[bool] = True
 
     @classmethod
@@ -115,7 +115,7 @@ class AggregatingDecoupling(Method):
         xi = self.denoiser(labelled.image, noisy, times)
         yield {"supervised_denoising": dice_ce(xi, label, known=known)}
 
-        weights = self.difficulty(hard_dice(xi.argmax(1), label, self.problem.classes))
+        weights = self.difficulty(self.difficulty.dice(xi.argmax(1), label, known))
         psi = self.psi(self.network.encode(labelled.image))
         yield {"supervised_difficulty": dice_ce(psi, label, weights, known)}
 
@@ -129,7 +129,7 @@ class AggregatingDecoupling(Method):
     def diffused(self, stream: Stream, label: Tensor) -> tuple[Tensor, Tensor]:
         """The labels at a random step of their diffusion, x_t (B, K, *space), and t (B,)."""
         times = [int(generator(seed, "time").integers(STEPS)) for seed in stream.seeds]
-        clean = clean_map(label, self.problem.classes)
+        clean = clean_map(label, stream.known)
         noise = normal(tuple(clean.shape[1:]), own_seeds(stream, "diffusion"), clean.device)
         return q_sample(clean, noise, times), torch.tensor(times, device=clean.device)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from semivox.data.labels import IGNORE
 from semivox.errors import SettingError
 from semivox.losses.class_distribution import ClassDistribution
-from semivox.losses.difficulty import Difficulty, hard_dice
-from semivox.losses.partial import hidden_classes, merge_label
+from semivox.losses.difficulty import Difficulty
+from semivox.losses.partial import merge_label
 from semivox.losses.reduction import batch_sum
 from semivox.networks.network import Network
 
@@ -59,17 +59,12 @@ class ClassWeighting(nn.Module):
         """The weights (K,) for a supervised term; arguments as of `losses.supervised`."""
         name = self._name(logits)
         state = self._state(name) if name in self.states else self._make_state(name).to(logits.device)
-        prediction = logits.detach().argmax(1)
         if weight is not None:
             label = label.masked_fill(weight == 0, IGNORE)
-        if known is not None:
-            label, prediction = merge_label(label, known), merge_label(prediction, known)
         if isinstance(state, Difficulty):
-            figure = hard_dice(prediction, label, self.classes)
-            if known is not None:
-                annotated = batch_sum((~hidden_classes(known)).sum(0).to(figure)) > 0
-                figure = torch.where(annotated, figure, state.previous)
+            figure = state.dice(logits.detach().argmax(1), label, known)
         else:
+            label = label if known is None else merge_label(label, known)
             figure = batch_sum(torch.stack([(label == k).sum() for k in range(self.classes)]))
         self._heard.setdefault(name, []).append(figure)
         return state(figure)
