@@ -259,6 +259,40 @@ def test_a_benchmark_runs_its_cells_with_the_lists(write_protocol, tmp_path):
         assert lists.train == ("phantom_002", "phantom_000", "phantom_003")
 
 
+PARTIAL = {
+    "train": ["phantom_004", "phantom_000", "phantom_002", "phantom_003", "phantom_005"],
+    "test": ["phantom_001", "phantom_007"],
+    "tasks": {
+        "liver_alone": {"labels": ["liver"], "train": ["phantom_000", "phantom_004", "phantom_003"]},
+        "others": {"labels": ["kidney", "vessel"], "train": ["phantom_002", "phantom_005"]},
+    },
+}
+
+
+def test_lists_make_partial_labels_of_a_labelled_set_and_stand_in_the_config(train, tmp_path):
+    run = train("run", "supervised", assigned(1, [1], **PARTIAL), test=True)
+    config = Config.load(run.config)
+    seen = training_data(read_data(config.data), config.data.labelled)
+    assert {case.id: case.task for case in seen.labelled()} == {"phantom_004": "liver_alone", "phantom_002": "others"}
+    assert {case.id: case.task for case in seen.unlabelled()} == {
+        "phantom_000": "liver_alone",
+        "phantom_003": "liver_alone",
+        "phantom_005": "others",
+    }
+    scores = [(case["case"], set(case["scores"])) for case in yaml.safe_load(run.metrics.read_text())["cases"]]
+    assert scores == [(case, {"liver", "kidney", "vessel"}) for case in PARTIAL["test"]]
+
+
+def test_the_labelled_ones_of_each_task_are_checked_against_the_list(write_protocol, tmp_path):
+    folder = tmp_path / "data" / "phantom"
+    protocol = read_protocol(write_protocol(assigned(1, [1], **PARTIAL)))
+    check_data(protocol, [folder], {"scanner_a": 1, "scanner_b": 0})
+    gone = {**PARTIAL, "train": ["nobody", *PARTIAL["train"]]}
+    gone["tasks"] = {**PARTIAL["tasks"], "others": {"labels": ["vessel"], "train": ["nobody", "phantom_002"]}}
+    with pytest.raises(DataError, match="labelled ones would be phantom_004, phantom_002, the published ones are ph"):
+        check_data(read_protocol(write_protocol(assigned(1, [1], **gone))), [folder], {"scanner_a": 1, "scanner_b": 0})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -267,6 +301,12 @@ def test_a_benchmark_runs_its_cells_with_the_lists(write_protocol, tmp_path):
             "lists.phantom.labelled has 2 entries for 1 rows; give one for each",
         ),
         (listed({"domains": {"train": ["a"]}}), "lists.phantom.domains needs splits: assigned; add it"),
+        (
+            listed({"tasks": {"one": {"labels": ["liver"], "train": ["phantom_000"]}}}),
+            "lists.phantom.tasks needs splits: assigned; add it",
+        ),
+        (put("data.download", {"phantoms": "x"}), "data.download: unknown folder 'phantoms'; did you mean 'phantom'?"),
+        (put("data.cropped", ["phantoms"]), "data.cropped: unknown folder 'phantoms'; did you mean 'phantom'?"),
         (put("data.splits", "assigned"), "splits: assigned needs lists for every folder; add them"),
         (
             lambda content: content["published"]["figures"][0].update(dice_of={"livr": 1}),
@@ -282,7 +322,10 @@ def test_lists_and_tables_that_do_not_fit_are_one_line(write_protocol, change, m
 
 def test_scans_of_another_preparation_are_refused_with_what_was_found_and_expected(write_protocol, train, tmp_path):
     def change(content):
-        content["data"] |= {"shapes": [[512, 512, None], [160, 160, 80]], "download": "convert the public download"}
+        content["data"] |= {
+            "shapes": [[512, 512, None], [160, 160, 80]],
+            "download": {"phantom": "convert the public download"},
+        }
 
     protocol = read_protocol(write_protocol(change))
     check_scans(protocol, {"a": (512, 512, 97), "b": (160, 160, 80)})
@@ -297,7 +340,7 @@ def test_scans_of_another_preparation_are_refused_with_what_was_found_and_expect
 
 
 @pytest.mark.parametrize(
-    ("cropped", "found"), [(True, "scans are whole, those of protocol tiny are cut"), (False, None)]
+    ("cropped", "found"), [(["phantom"], "scans are whole, those of protocol tiny are cut"), ([], None)]
 )
 def test_scans_must_be_cut_as_the_protocols_are(write_protocol, tmp_path, cropped, found):
     folder = tmp_path / "data" / "phantom"

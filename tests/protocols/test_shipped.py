@@ -11,12 +11,15 @@ import yaml
 from semivox.cli.convert import add_arguments
 from semivox.data.case import Case, Dataset
 from semivox.data.case_lists import assign
+from semivox.data.joining import join
 from semivox.data.labels import LabelMap
+from semivox.data.scans import natural_order
 from semivox.data.setting import recognise
-from semivox.experiments.protocol import case_lists, read_protocol
+from semivox.experiments.protocol import case_lists, check_lists, read_protocol
 from semivox.experiments.shipped import SHIPPED, protocol_names
 from semivox.methods import ALIASES, METHODS, find_method
 from semivox.networks import make_network
+from semivox.networks.prompted import PromptedNetwork
 from semivox.planning.plan import Plan
 from semivox.training.config import MethodChoice, method_settings
 
@@ -253,12 +256,89 @@ def test_the_row_with_a_copy_error_is_left_out_and_no_other():
     assert {row.method for row in read_protocol("mmwhs_mr_to_ct").published.figures} - methods == {"pnp_adanet", "dsfn"}
 
 
-@pytest.mark.parametrize("name", ["synapse", "mmwhs_ct_to_mr", "mmwhs_mr_to_ct", *OF_ROWS])
+@pytest.mark.parametrize("name", ["synapse", "mmwhs_ct_to_mr", "mmwhs_mr_to_ct", *OF_ROWS, "versemi"])
 def test_a_protocol_of_a_download_names_it_with_the_command_that_converts_it(name):
-    download = read_protocol(name).data.download
-    command = download[download.index("`semivox convert") + 1 : download.rindex("`")]
+    data = read_protocol(name).data
+    assert tuple(data.download) == data.folders
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    arguments = parser.parse_args(command.split()[2:])
-    assert str(arguments.out) == read_protocol(name).data.folders[0]
-    assert (arguments.crop == "published") == (read_protocol(name).data.cropped is True)
+    for folder, download in data.download.items():
+        command = download[download.index("`semivox convert") + 1 : download.rindex("`")]
+        arguments = parser.parse_args(command.split()[2:])
+        assert str(arguments.out) == folder
+        assert (arguments.crop == "published") == (folder in (data.cropped or ()))
+
+
+# --- several data sets in one network ---------------------------------------------------------------------------------
+
+VERSEMI = {"pancreas_ct": (62, 18), "la": (80, 20), "spleen": (30, 11), "lung": (50, 13)}
+"""Folder → training and test scans."""
+SETS = {"pancreas_ct": "pancreas-ct", "la": "left atrium", "spleen": "Spleen", "lung": "Lung"}
+"""Folder → what its converter calls the data set."""
+
+
+def versemi_sets(protocol):
+    """The four downloads as they are converted, in names and order of the files."""
+    for folder, organ in zip(protocol.data.folders, protocol.data.classes, strict=True):
+        lists = protocol.data.lists[folder]
+        image, label = Path("i.nii.gz"), Path("l.nii.gz")
+        cases = [Case(name, (image,), label, split="train") for name in sorted((*lists.train, *lists.test))]
+        labels = LabelMap(("background", organ), (0, 1))
+        yield folder, Dataset(SETS[folder], Path(folder), ("CT",), labels, tuple(cases))
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [(0, {"pancreas": 6, "left_atrium": 8, "spleen": 3, "cancer": 5}), (1, None)],
+)
+def test_four_sets_join_with_the_published_numbers_of_labelled_and_unlabelled_scans(row, kept):
+    protocol = read_protocol("versemi")
+    labelled = protocol.data.rows[row]
+    sets = [assign(one, case_lists(protocol, folder, one, labelled)) for folder, one in versemi_sets(protocol)]
+    whole = join(sets)
+    seen = whole.hide_labels(labelled)
+    of = {organs[0]: task for task, organs in seen.tasks.items()}
+    counts = {organ: sum(case.task == of[organ] for case in seen.labelled()) for organ in protocol.data.classes}
+    assert counts == (kept or {"pancreas": 12, "left_atrium": 16, "spleen": 6, "cancer": 10})
+    assert (len(seen.labelled()), len(seen.unlabelled())) == [(22, 200), (44, 178)][row]
+    assert len(seen.split("test")) == 62
+    assert recognise(seen).names == ("SSL", "partial labels")
+    for folder, one in zip(protocol.data.folders, sets, strict=True):
+        assert check_lists(protocol, folder, one, labelled) is None
+
+
+def test_versemis_lists_are_those_that_were_released():
+    lists = read_protocol("versemi").data.lists
+    assert {folder: (len(one.train), len(one.test)) for folder, one in lists.items()} == VERSEMI
+    assert not any(set(one.train) & set(one.test) for one in lists.values())
+    pancreas = [f"PANCREAS_{number:04d}" for number in range(1, 83) if number not in (25, 70)]
+    assert lists["pancreas_ct"].train + lists["pancreas_ct"].test == tuple(pancreas)
+    assert lists["pancreas_ct"].test[0] == "PANCREAS_0064"
+    atrium = read_protocol("la").data.lists["la"]
+    assert (lists["la"].train, lists["la"].test) == (atrium.train, atrium.test)
+    assert list(lists["la"].train) == sorted(lists["la"].train)
+    assert (lists["la"].train[7], lists["la"].train[15]) == ("38CWS74285MFGZZXR09Z", "5BHTH9RHH3PQT913I59W")
+    assert list(lists["spleen"].train) == sorted(lists["spleen"].train, key=natural_order)
+    assert lists["spleen"].train[:6] == tuple(f"spleen_{number}" for number in (2, 3, 6, 8, 9, 10))
+    assert lists["spleen"].test == tuple(f"spleen_{number}" for number in (46, 47, 49, 52, 53, 56, 59, 60, 61, 62, 63))
+    numbers = (1, 3, 4, 5, 6, 9, 10, 14, 15, 16)
+    assert lists["lung"].train[:10] == tuple(f"lung_{number:03d}" for number in numbers)
+    assert list(lists["lung"].train) == sorted(lists["lung"].train)
+    numbers = (74, 75, 78, 79, 80, 81, 83, 84, 86, 92, 93, 95, 96)
+    assert lists["lung"].test == tuple(f"lung_{number:03d}" for number in numbers)
+
+
+def test_versemis_network_has_as_many_parameters_as_the_released_one():
+    plan = read_protocol("versemi").plan
+    settings = plan.network.settings
+    network = make_network("vnet", dimensions=3, channels=1, classes=2, settings=settings, patch=plan.patch)
+    prompted = PromptedNetwork(network, ("pancreas", "left_atrium", "spleen", "cancer", "any"), "batch")
+    assert sum(parameter.numel() for parameter in prompted.parameters()) == 9_479_428
+
+
+def test_a_scan_of_the_published_sizes_has_the_published_number_of_windows():
+    protocol = read_protocol("versemi")
+    stride, patch = protocol.inference.stride, protocol.plan.patch
+    for shape, number in (((100, 120, 96), 6), ((150, 160, 120), 175), ((80, 130, 88), 4)):
+        counts = [-(-max(n - m, 0) // step) + 1 for n, m, step in zip(shape, patch, stride, strict=True)]
+        assert counts[0] * counts[1] * counts[2] == number

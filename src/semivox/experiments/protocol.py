@@ -26,8 +26,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from semivox.data.case import Case, Dataset, Split
+from semivox.data.case import DEFAULT, Case, Dataset, Split
 from semivox.data.case_lists import CaseLists, assign
+from semivox.data.joining import prefix_of
 from semivox.data.layout import read_dataset
 from semivox.errors import DataError, SettingError, first_line, unknown
 from semivox.experiments.shipped import SHIPPED, protocol_names
@@ -85,10 +86,11 @@ class ProtocolData(Part):
     is put aside; the lists alone say which cases take part, in which split and order."""
     lists: dict[str, Lists] = {}
     """Folder → its published splits."""
-    download: str = ""
-    """Which public download it takes, and the command that converts it."""
-    cropped: bool | None = None
-    """Whether scans must have been cut around their reference when they were converted; null: either will do."""
+    download: dict[str, str] = {}
+    """Folder → which public download it is made of, and the command that converts it."""
+    cropped: tuple[str, ...] | None = None
+    """Folders whose scans must have been cut around their reference when they were converted; those of all others must
+    not. null: either will do."""
     shapes: tuple[tuple[int | None, int | None, int | None], ...] = ()
     """Voxels along X, Y, Z (RAS) that a scan may have, null for any number; empty: any scan."""
 
@@ -100,8 +102,9 @@ class ProtocolData(Part):
                     f"lists.{folder}.labelled has {len(lists.labelled)} entries for {len(self.rows)} rows;"
                     " give one for each"
                 )
-            if lists.domains and self.splits == "checked":
-                raise ValueError(f"lists.{folder}.domains needs splits: assigned; add it")
+            for name in ("domains", "tasks"):
+                if getattr(lists, name) and self.splits == "checked":
+                    raise ValueError(f"lists.{folder}.{name} needs splits: assigned; add it")
         if self.splits == "assigned" and set(self.lists) != set(self.folders):
             raise ValueError("splits: assigned needs lists for every folder; add them")
         return self
@@ -206,9 +209,14 @@ class Protocol(Part):
         for name in ("device", "devices", "workers", "init_from"):
             if getattr(self.training, name) != TrainingSettings.model_fields[name].default:
                 raise ValueError(f"training.{name} is for the machine or the single run to say; leave it out")
-        for folder in self.data.lists:
-            if folder not in self.data.folders:
-                raise ValueError(f"data.lists: {unknown('folder', folder, self.data.folders)}")
+        for entry, named in (
+            ("lists", self.data.lists),
+            ("download", self.data.download),
+            ("cropped", self.data.cropped or ()),
+        ):
+            for folder in named:
+                if folder not in self.data.folders:
+                    raise ValueError(f"data.{entry}: {unknown('folder', folder, self.data.folders)}")
         for figure in self.published.figures:
             for name in figure.dice_of:
                 if name not in self.data.classes:
@@ -313,11 +321,12 @@ def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict
         )
     for name, folder in zip(protocol.data.folders, folders, strict=True):
         dataset = read_dataset(folder)
-        if protocol.data.cropped not in (None, dataset.is_cropped):
+        cropped = protocol.data.cropped
+        if cropped is not None and dataset.is_cropped != (name in cropped):
             found, expected = ("cut", "whole") if dataset.is_cropped else ("whole", "cut")
             raise DataError(
                 f"{folder}: its scans are {found}, those of protocol {protocol.name} are {expected} (around their"
-                f" reference, by `convert --crop`); {protocol.data.download}"
+                f" reference, by `convert --crop`); {protocol.data.download.get(name, 'convert them again')}"
             )
         if protocol.data.splits == "assigned":
             dataset = assign(dataset, case_lists(protocol, name, dataset, labelled))
@@ -348,7 +357,7 @@ def case_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int 
     }
     for split, domains in lists.domains.items():
         named[split] += [case.patient for case in dataset if case.domain in domains and case.label is not None]
-    return CaseLists(**{split: tuple(dict.fromkeys(names)) for split, names in named.items()})
+    return CaseLists(tasks=lists.tasks, **{split: tuple(dict.fromkeys(names)) for split, names in named.items()})
 
 
 def check_scans(protocol: Protocol, shapes: Mapping[str, tuple[int, int, int]]) -> None:
@@ -357,9 +366,10 @@ def check_scans(protocol: Protocol, shapes: Mapping[str, tuple[int, int, int]]) 
     for case, shape in shapes.items():
         if wanted and not any(_fits(shape, allowed) for allowed in wanted):
             expected = " or ".join(" × ".join("any" if size is None else str(size) for size in one) for one in wanted)
+            mend = " or ".join(protocol.data.download.values()) or "convert them again"
             raise DataError(
                 f"case {case}: has {' × '.join(map(str, shape))} voxels, scans of protocol {protocol.name} have"
-                f" {expected}; {protocol.data.download}"
+                f" {expected}; {mend}"
             )
 
 
@@ -394,9 +404,9 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
         told += [f"{here} of {number} of {domain}"]
         missing += [f"{number - here} of {domain}"] if here < number else []
     one_by_one = protocol.data.labelled_names(folder, labelled)
-    if one_by_one or (isinstance(labelled, int) and lists.train):
-        kept = dataset.hide_labels(labelled).labelled()
-        wanted = one_by_one or lists.train[: len({case.patient for case in kept})]
+    if one_by_one or (labelled is not None and lists.train):
+        kept = dataset.hide_labels(_within(dataset, labelled)).labelled()
+        wanted = one_by_one or _first_of(lists, kept)
         if any(not _names(case) & set(wanted) for case in kept):
             raise DataError(
                 f"{dataset.root}: the labelled ones would be {_listed([case.patient for case in kept])}, the published"
@@ -405,6 +415,26 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
     if not missing:
         return None
     return f"{folder}: not the whole published set, {', '.join(told)} are here; missing: {_listed(missing)}"
+
+
+def _within(dataset: Dataset, labelled: int | dict[str, int] | None) -> int | dict[str, int] | None:
+    """`labelled`, whose domains may be those of several sets joined, as it is about one of these sets."""
+    if not isinstance(labelled, dict):
+        return labelled
+    own = {domain: domain for domain in dataset.domains}
+    if DEFAULT in own:
+        own[prefix_of(dataset.name)] = DEFAULT
+    return {own[domain]: number for domain, number in labelled.items() if domain in own}
+
+
+def _first_of(lists: CaseLists, kept: Sequence[Case]) -> list[str]:
+    """As many as are `kept` from the head of the training list; where labels are counted by task, from each one's."""
+    tasks = [task.train for task in lists.tasks.values()]
+    apart = [[name for name in lists.train if name in task] for task in tasks]
+    apart.append([name for name in lists.train if not any(name in task for task in tasks)])
+    return [
+        name for names in apart for name in names[: len({case.patient for case in kept if _names(case) & set(names)})]
+    ]
 
 
 def _names(case: Case) -> set[str]:
