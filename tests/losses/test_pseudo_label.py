@@ -133,3 +133,20 @@ def test_half_precision_is_computed_in_float32():
     exact = confident_cross_entropy(half.float(), label, kept, valid), confident_dice(half.float(), label, kept)
     assert all(loss.dtype == torch.float32 for loss in losses)
     assert torch.allclose(torch.stack(losses), torch.stack(exact))
+
+
+def test_dice_of_the_confident_of_the_worked_example():
+    first = torch.tensor([0.9, 0.6, 0.2, 0.3], dtype=torch.float64)
+    logits = torch.stack([first, 1 - first]).log()[None]
+    label = torch.tensor([[0, 0, 1, 0]])
+    kept = torch.tensor([[0.97, 0.96, 0.99, 0.60]]) >= 0.95
+    assert confident_dice(logits, label, kept).item() == pytest.approx(0.090721, abs=1e-6)
+    assert confident_dice(logits, label, torch.ones_like(kept)).item() == pytest.approx(0.233568, abs=1e-6)
+    assert confident_dice(logits, label, torch.zeros_like(kept)).item() == 0
+
+
+def test_cross_entropy_over_all_voxels_of_the_worked_example():
+    logits = torch.tensor([[2, 0], [1, 1.5], [-1, 3], [0.5, 0]], dtype=torch.float64).T[None]
+    label, confidence = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0.98, 0.80, 0.97, 0.95]], dtype=torch.float64)
+    found = confident_cross_entropy(logits, label, confidence >= 0.95, torch.ones(1, 4, dtype=torch.bool))
+    assert found.item() == pytest.approx(0.154789, abs=1e-6)
