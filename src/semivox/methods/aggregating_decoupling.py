@@ -60,7 +60,7 @@ class AggregatingDecoupling(Method):
         """τ_w: steps over which learning and unlearning of a class are averaged."""
         normalise_weights: bool = False
         """Whether w is divided by its largest value before it is multiplied with K, as in the authors' DHC."""
-        sampling_steps: int = Field(10, ge=1)
+        sampling_steps: int = Field(10, ge=1, le=STEPS)
         """DDIM steps from noise to a label map."""
         sampling_mode: Literal["train", "train_apart", "eval"] = "train"
         """train: DDIM passes with dropout and batch statistics (code). train_apart: so too, but the running statistics
