@@ -15,6 +15,30 @@ def test_has_the_literatures_number_of_parameters():
     assert count(make_network("vnet", 3, 1, 2, {"norm": "instance"})) == 9_443_266
 
 
+VERSEMI = {"norm": "instance", "dropout": 0.0, "finest_skip": False}
+
+
+def test_has_versemis_parameters_stage_by_stage_without_the_finest_skip():
+    network = make_network("vnet", 3, 1, 2, VERSEMI)
+    encoder, decoder = network.encoder, network.decoder
+    assert [count(block) for block in encoder.blocks] == [448, 55_360, 331_968, 1_327_488, 5_309_184]
+    assert [count(down) for down in encoder.downs] == [4_128, 16_448, 65_664, 262_400]
+    assert [count(up) for up in decoder.ups] == [262_272, 65_600, 16_416, 4_112]
+    assert [count(block) for block in decoder.blocks] == [1_327_488, 331_968, 55_360]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_without_the_finest_skip_the_last_map_comes_from_the_coarser_ones_alone(dimensions):
+    network = make_network("vnet", dimensions, 1, 2, {**VERSEMI, "width": 2, "levels": 3})
+    x = torch.randn(1, 1, *(13, 10, 11)[:dimensions])
+    finest, *coarser = network.encode(x)
+    maps = network.decode([finest, *coarser])
+    changed = network.decode([finest + torch.randn_like(finest), *coarser])
+    assert all(torch.equal(one, other) for one, other in zip(maps, changed, strict=True))
+    assert maps[-1].shape == (1, 2, *x.shape[2:])
+    assert not torch.equal(maps[-1], network.decode([finest, *(feature + 1 for feature in coarser)])[-1])
+
+
 def test_mc_nets_further_decoders_have_the_literatures_number_of_parameters():
     network = make_network("vnet", 3, 1, 2)
     further = [count(network.new_decoder(upsampling=kind), network.new_head(2)) for kind in ("linear", "nearest")]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from semivox.data.labels import IGNORE
 from semivox.errors import RunError, SettingError
-from semivox.losses.prompted import Aggregate, aggregated, any_foreground, binary_cross_entropy, foreground_dice
+from semivox.losses.foreground import Aggregate, aggregated, any_foreground, binary_cross_entropy, foreground_dice
 from semivox.losses.reduction import batch_sum
 from semivox.methods.bidirectional_copy_paste import pair
 from semivox.methods.clock import Clock
