@@ -14,6 +14,7 @@ from semivox.data.setting import (
     Setting,
     describe,
     leave_unseen,
+    one_sided_tasks,
     recognise,
     refuse_contradictions,
     without_foreign_labels,
@@ -162,4 +163,17 @@ def test_the_setting_is_told_in_words(rows: list[str], text: str) -> None:
 def test_several_tasks_are_named_with_what_they_annotate() -> None:
     rows = ["train x:as labelled", "train y:bs labelled", "train y:bs unlabelled", "test z:as labelled"]
     found = describe(dataset(*rows, tasks={"as": ("a",), "bs": ("b",)}))
-    assert found.startswith("several tasks with partial labels: as (a), bs (b); semi-supervised domain generalisation")
+    told = "several tasks with partial labels: as (a: 1 labelled, 0 unlabelled), bs (b: 1 labelled, 1 unlabelled); "
+    assert found.startswith(f"{told}semi-supervised domain generalisation")
+
+
+def test_tasks_without_a_label_or_without_an_unlabelled_case_are_told() -> None:
+    rows = ["train x:as labelled", "train y:bs unlabelled", "train y:abs unlabelled", "test y:abs labelled"]
+    tasks = {"as": ("a",), "bs": ("b",), "abs": ("a", "b")}
+    assert one_sided_tasks(dataset(*rows, tasks=tasks)) == [
+        "task as has no unlabelled case: it is trained on its 1 labelled ones alone",
+        "task bs has no labelled training case: b is never learnt",
+        "task abs has no labelled training case: a is learnt from as alone, b is never learnt",
+    ]
+    assert one_sided_tasks(dataset("train x:as labelled", "train y:bs labelled", tasks=tasks)) == []
+    assert one_sided_tasks(dataset("train x labelled", "test x labelled")) == []

@@ -57,7 +57,11 @@ def test_a_target_is_adapted_to_without_its_labels_and_every_domain_is_scored(tr
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     assert set(metrics["domains"]) == {"x", "y"}
     assert metrics["domains"]["y"]["mean"]["dice"]["n"] == 1
-    assert yaml.safe_load(run.config.read_text())["training"]["balance"] == {"domains": True, "classes": True}
+    assert yaml.safe_load(run.config.read_text())["training"]["balance"] == {
+        "tasks": False,
+        "domains": True,
+        "classes": True,
+    }
 
 
 def test_labels_of_a_target_choose_weights_only_where_that_is_asked_for(train):

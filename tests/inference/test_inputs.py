@@ -1,7 +1,7 @@
 import pytest
 
 from semivox.errors import DataError
-from semivox.inference.inputs import find_inputs
+from semivox.inference.inputs import Input, find_inputs
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def touch(tmp_path):
 
 
 def names(inputs):
-    return [(case, *(file.name for file in files)) for case, files in inputs]
+    return [(item.case, *(file.name for file in item.files)) for item in inputs]
 
 
 def test_nnunet_names_and_plain_names_in_a_folder_are_cases(touch):
@@ -49,8 +49,8 @@ def test_one_colour_picture_holds_all_channels(touch):
 
 def test_a_dicom_folder_is_one_case_and_a_folder_of_them_several(touch):
     folder = touch("study/ct/1.dcm", "study/ct/2.dcm", "study/mr/1.dcm")
-    assert find_inputs([folder / "study" / "ct"], channels=1) == [("ct", (folder / "study" / "ct",))]
-    assert [case for case, _ in find_inputs([folder], channels=1)] == ["ct", "mr"]
+    assert find_inputs([folder / "study" / "ct"], channels=1) == [Input("ct", (folder / "study" / "ct",))]
+    assert [item.case for item in find_inputs([folder], channels=1)] == ["ct", "mr"]
 
 
 @pytest.mark.parametrize(

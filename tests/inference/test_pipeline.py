@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from semivox.data.labels import LabelMap
 from semivox.errors import DataError, RunError
 from semivox.inference import pipeline
-from semivox.inference.pipeline import Outputs, predict_cases
+from semivox.inference.inputs import Input
+from semivox.inference.pipeline import Outputs, folder_names, predict_cases
 from semivox.preparation.settings import Normalisation, Preparation
 
 LABELS = LabelMap(("background", "organ"), (0, 7))
@@ -16,7 +18,7 @@ PREPARATION = Preparation(crop="none", resample="none", normalisation=(Normalisa
 AFFINE = np.diag([-2.0, 1.0, 3.0, 1.0])
 
 
-def bright(volume):
+def bright(volume, task):
     """Probability 0.9 of the organ where the scan is above 100."""
     organ = torch.where(volume[0] > 100, 0.9, 0.1)
     return torch.stack([1 - organ, organ])
@@ -31,7 +33,7 @@ def scans(tmp_path):
         array[2 : 4 + index, 3:6, 1:5] = 200
         path = tmp_path / f"{case}_0000.nii.gz"
         nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
-        inputs.append((case, (path,)))
+        inputs.append(Input(case, (path,)))
         masks[case] = array > 100
     return inputs, masks
 
@@ -65,6 +67,51 @@ def test_uncertainty_and_probabilities_are_written_on_demand(scans, tmp_path):
     np.testing.assert_allclose(probabilities[1], np.where(masks["a"], 0.9, 0.1), atol=1e-3)
 
 
+def test_each_class_is_written_alone_on_the_scans_own_grid(scans, tmp_path):
+    inputs, masks = scans
+    folders = {"organ": "or_gan"}
+    files = run(inputs, tmp_path / "out", class_folders=folders)
+    for file, mask in zip(files, masks.values(), strict=True):
+        alone = nibabel.load(tmp_path / "out" / "or_gan" / file.name)
+        np.testing.assert_array_equal(np.asarray(alone.dataobj), mask)
+        np.testing.assert_array_equal(alone.affine, AFFINE)
+        assert alone.get_data_dtype() == np.uint8
+
+
+def test_a_class_file_that_is_missing_is_made_again_and_no_other(scans, tmp_path):
+    inputs, _ = scans
+    run(inputs, tmp_path / "out", class_folders={"organ": "organ"})
+    (tmp_path / "out" / "organ" / "b.nii.gz").unlink()
+    calls = []
+    run(inputs, tmp_path / "out", lambda *given: calls.append(1) or bright(*given), class_folders={"organ": "organ"})
+    assert len(calls) == 1
+    assert (tmp_path / "out" / "organ" / "b.nii.gz").exists()
+
+
+def test_each_scan_is_prepared_by_its_modality_and_predicted_for_its_task(scans, tmp_path):
+    inputs, _ = scans
+    halved = (Normalisation(kind="range", low=0, high=400),)
+    plan = PREPARATION.model_copy(update={"modalities": {"CT": halved}})
+    inputs = [replace(inputs[0], modality="CT", task="p"), replace(inputs[1], modality="MRI", task="q")]
+    seen = {}
+
+    def note(volume, task):
+        seen[task] = float(volume.max())
+        return bright(volume, task)
+
+    predict_cases(inputs, note, plan, ["CT / MRI"], LABELS, Outputs(tmp_path / "out"))
+    assert seen == {"p": 0.5, "q": 200.0}
+
+
+def test_folders_of_classes_are_safe_and_never_shared():
+    names = ["LV", "lv", "left atrium", "left/atrium", "..", "", "x" * 300, "œsophage", "<b>"]
+    folders = folder_names(names)
+    assert list(folders) == names
+    assert len({folder.casefold() for folder in folders.values()}) == len(names)
+    assert all(folder and len(folder) < 70 and not set(folder) & set("./\\<> ") for folder in folders.values())
+    assert (folders["LV"], folders["œsophage"]) == ("LV", "œsophage")
+
+
 def test_probabilities_outside_the_crop_say_background(scans, tmp_path):
     inputs, masks = scans
     preparation = PREPARATION.model_copy(update={"crop": "body"})
@@ -79,7 +126,7 @@ def test_the_largest_component_is_kept_on_demand(tmp_path):
     array = np.zeros((10, 9, 8), np.int16)
     array[1:5, 1:5, 1:5] = array[8, 8, 7] = 200
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), tmp_path / "a.nii.gz")
-    run([("a", (tmp_path / "a.nii.gz",))], tmp_path / "out", largest_component=True)
+    run([Input("a", (tmp_path / "a.nii.gz",))], tmp_path / "out", largest_component=True)
     array[8, 8, 7] = 0
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj), 7 * (array > 0))
 
@@ -88,17 +135,17 @@ def test_a_case_that_is_done_is_not_computed_again(scans, tmp_path):
     inputs, _ = scans
     run(inputs[:2], tmp_path / "out")
     calls = []
-    files = run(inputs, tmp_path / "out", function=lambda volume: calls.append(1) or bright(volume))
+    files = run(inputs, tmp_path / "out", function=lambda *given: calls.append(1) or bright(*given))
     assert len(calls) == 1
     assert len(files) == 3
-    run(inputs, tmp_path / "out", function=lambda volume: calls.append(1) or bright(volume), uncertainty=True)
+    run(inputs, tmp_path / "out", function=lambda *given: calls.append(1) or bright(*given), uncertainty=True)
     assert len(calls) == 4, "a further output makes the case anew"
 
 
 @pytest.mark.parametrize("broken", [0, 1, 2])
 def test_a_fault_in_one_case_names_it_and_does_not_stop_the_others(scans, tmp_path, broken):
     inputs, masks = scans
-    case, (file,) = inputs[broken]
+    case, (file,) = inputs[broken].case, inputs[broken].files
     file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(DataError, match=rf"1 of 3 cases failed: case {case}: .*{file.name}") as error:
         run(inputs, tmp_path / "out")
@@ -110,10 +157,10 @@ def test_a_fault_in_one_case_names_it_and_does_not_stop_the_others(scans, tmp_pa
 def test_out_of_memory_is_told_as_such_and_a_defect_of_ours_is_not_swallowed(scans, tmp_path):
     inputs, _ = scans
 
-    def out_of_memory(volume):
+    def out_of_memory(volume, task):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    def defect(volume):
+    def defect(volume, task):
         raise RuntimeError("shapes differ")
 
     with pytest.raises(DataError, match=r"3 of 3 cases failed: case a: .*out of memory"):
@@ -124,7 +171,7 @@ def test_out_of_memory_is_told_as_such_and_a_defect_of_ours_is_not_swallowed(sca
 
 def test_the_next_scan_is_read_while_one_is_computed(scans, tmp_path, monkeypatch):
     inputs, _ = scans
-    read = {case: threading.Event() for case, _ in inputs}
+    read = {item.case: threading.Event() for item in inputs}
     real = pipeline.read_image
 
     def reading(case, dataset):
@@ -134,10 +181,10 @@ def test_the_next_scan_is_read_while_one_is_computed(scans, tmp_path, monkeypatc
     monkeypatch.setattr(pipeline, "read_image", reading)
     followers = iter(["b", "c", None])
 
-    def waits_for_the_next(volume):
+    def waits_for_the_next(volume, task):
         follower = next(followers)
         assert follower is None or read[follower].wait(timeout=10)
-        return bright(volume)
+        return bright(volume, task)
 
     run(inputs, tmp_path / "out", function=waits_for_the_next)
 

@@ -10,7 +10,8 @@ from semivox.data.labels import IGNORE
 from semivox.errors import SettingError
 from semivox.planning.demand import Views
 from semivox.sampling.geometry import WeakSettings
-from semivox.sampling.loader import EqualOrder, PatchLoader, batches
+from semivox.sampling.loader import PatchLoader, batches
+from semivox.sampling.order import EqualOrder
 from semivox.sampling.views import ViewSettings
 
 BOTH = Views(labelled=("weak",), unlabelled=("weak", "strong"))
@@ -412,7 +413,7 @@ def test_a_class_that_is_in_one_case_only_is_drawn_from_it(world, plan):
     assert set(cases) == {"l0", "l1", "l2", "l3"}
 
 
-@pytest.mark.parametrize("balance", [{"balance_domains": True}, {"balance_domains": True, "balance_classes": True}])
+@pytest.mark.parametrize("balance", [{"forks": ("domains",)}, {"forks": ("tasks", "domains"), "balance_classes": True}])
 def test_balanced_ranks_together_make_the_batch_of_one(world, plan, balance):
     dataset, store = world(labelled=5)
     cases = [replace(case, domain="xy"[place % 3 == 0]) for place, case in enumerate(dataset.cases)]

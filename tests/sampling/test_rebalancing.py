@@ -1,5 +1,6 @@
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ def dataset():
     return Dataset("set", Path("."), ("MRI",), LabelMap(("background", "x"), (0, 1)), tuple(cases))
 
 
-def order_of(dataset, rates, domains=False, seed=0):
-    return RebalancedOrder(dataset, seed, rates, EqualOrder(dataset, seed), domains)
+def order_of(dataset, rates, forks=(), seed=0):
+    return RebalancedOrder(dataset, seed, rates, EqualOrder(dataset, seed), forks)
 
 
 RATES = {"a1": 1.0, "a2": 0.5, "a3": 0.25, "a4": 0.25, "b1": 0.5}
@@ -71,10 +72,19 @@ def test_equal_rates_give_every_case_once_a_turn(dataset):
 
 
 def test_domains_stay_balanced(dataset):
-    order = order_of(dataset, RATES, domains=True)
+    order = order_of(dataset, RATES, ("domains",))
     drawn = Counter(order("unlabelled", n).id for n in range(2000))
     assert drawn["b1"] == pytest.approx(1000, abs=20)
     assert drawn["a1"] == pytest.approx(500, abs=20)
+
+
+def test_tasks_are_shared_out_before_their_domains(dataset):
+    tasks = {"a1": "p", "a2": "p", "a3": "q", "a4": "q", "b1": "q"}
+    cases = [replace(case, task=tasks.get(case.id, "p")) for case in dataset]
+    order = order_of(replace(dataset, cases=tuple(cases)), RATES, ("tasks", "domains"))
+    drawn = Counter(order("unlabelled", n).id for n in range(4000))
+    wanted = {"a1": 4000 / 3, "a2": 2000 / 3, "a3": 500, "a4": 500, "b1": 1000}
+    assert drawn == {case: pytest.approx(times, abs=40) for case, times in wanted.items()}
 
 
 def test_labelled_cases_come_as_before(dataset):

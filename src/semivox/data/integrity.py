@@ -156,4 +156,10 @@ def _absent_classes(dataset: Dataset, classes: list[frozenset[int] | None]) -> l
     mend = "add a label that shows it, keep more with --labelled"
     mend += f", or leave it out: --labels {' '.join(others)}" if others else ""
     what = f"is in none of the {len(labelled)} labelled training cases, so that it cannot be learnt"
-    return [Fault("", dataset.root, f"class '{name}' {what}", mend) for name in absent]
+    is_joined = any(case.label_map for case in dataset)  # and `root` that of the first set only
+    faults = []
+    for name in absent:
+        tasks = [task for task, names in dataset.tasks.items() if name in names]
+        known = f" of task {', '.join(tasks)}" if tasks else ""
+        faults.append(Fault("", None if is_joined else dataset.root, f"class '{name}'{known} {what}", mend))
+    return faults

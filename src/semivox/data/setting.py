@@ -58,9 +58,11 @@ def describe(dataset: Dataset) -> str:
     seen = domains_of(dataset.split("train"))
     parts = []
     if PARTIAL in setting.names:
-        tasks = dict.fromkeys(case.task for case in dataset.labelled())
-        known = [f"{task} ({', '.join(dataset.tasks.get(task, dataset.labels.foreground))})" for task in tasks]
-        parts.append(f"several tasks with partial labels: {', '.join(known)}")
+        counts = [
+            f"{task} ({listed(classes_of(dataset, task))}: {len(labelled)} labelled, {len(unlabelled)} unlabelled)"
+            for task, (labelled, unlabelled) in training_tasks(dataset).items()
+        ]
+        parts.append(f"several tasks with partial labels: {', '.join(counts)}")
     if setting.targets:
         where = f"labels in {listed(setting.sources)}, none in {listed(setting.targets)}"
         parts.append(f"unsupervised domain adaptation (UDA): {where}")
@@ -74,6 +76,42 @@ def describe(dataset: Dataset) -> str:
             "every training case has a label; hide labels with --labelled N or add scans with --unlabelled DIR"
         )
     return "; ".join(parts)
+
+
+def classes_of(dataset: Dataset, task: str) -> tuple[str, ...]:
+    """The names that `task` annotates."""
+    return dataset.tasks.get(task, dataset.labels.foreground)
+
+
+def training_tasks(dataset: Dataset) -> dict[str, tuple[list[Case], list[Case]]]:
+    """Task → its labelled and its unlabelled training cases."""
+    found: dict[str, tuple[list[Case], list[Case]]] = {}
+    for case in dataset.split("train"):
+        found.setdefault(case.task, ([], []))[case.label is None].append(case)
+    return found
+
+
+def one_sided_tasks(dataset: Dataset) -> list[str]:
+    """A sentence for every task of several that has no labelled training case, or alone has none without label."""
+    tasks = training_tasks(dataset)
+    if len(tasks) < 2:
+        return []
+    told = []
+    for task, (labelled, unlabelled) in tasks.items():
+        if not labelled:
+            told.append(f"task {task} has no labelled training case: {_taught_elsewhere(dataset, task)}")
+        elif not unlabelled and dataset.unlabelled():
+            told.append(f"task {task} has no unlabelled case: it is trained on its {len(labelled)} labelled ones alone")
+    return told
+
+
+def _taught_elsewhere(dataset: Dataset, task: str) -> str:
+    """From which other tasks the classes of one without labels are learnt."""
+    told = []
+    for name in classes_of(dataset, task):
+        teachers = dict.fromkeys(case.task for case in dataset.labelled() if name in classes_of(dataset, case.task))
+        told.append(f"{name} is learnt from {listed(tuple(teachers))} alone" if teachers else f"{name} is never learnt")
+    return ", ".join(told)
 
 
 def without_foreign_labels(dataset: Dataset, keep_targets: bool = False) -> Dataset:

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from semivox.data.case import Dataset, Split
-from semivox.data.setting import SUPERVISED, describe, listed, recognise
+from semivox.data.setting import SUPERVISED, describe, listed, one_sided_tasks, recognise
 from semivox.errors import DataError, ResourceError, SettingError
 from semivox.experiments.protocol import Protocol
 from semivox.methods import find_method
@@ -232,6 +232,8 @@ def tell_setting(method: str, whole: Dataset, dataset: Dataset) -> None:
     """
     setting = recognise(dataset)
     say(f"setting: {describe(dataset)}")
+    for sentence in one_sided_tasks(dataset):
+        say(sentence)
     readable = {case.id for case in dataset if case.label}
     for domain in setting.targets + setting.unseen:
         ignored = [case.split for case in whole if case.domain == domain and case.label and case.id not in readable]
@@ -256,8 +258,8 @@ def refuse_idle_settings(config: Config) -> None:
         )
     if config.training.class_weighting is not None and Kind.weighs_classes:
         raise SettingError(
-            f"training.class_weighting: method '{config.method.name}' weighs the classes of its supervised terms itself;"
-            " leave it out"
+            f"training.class_weighting: method '{config.method.name}' weighs the classes of its supervised terms"
+            " itself; leave it out"
         )
     style, views = config.views.style, Kind.demand(settings).views
     if style.is_on and not style.labelled and "strong" not in views.labelled + views.unlabelled:

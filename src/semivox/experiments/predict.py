@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from semivox.atomic import atomic_write_text
-from semivox.data.case import DEFAULT
+from semivox.data.case import DEFAULT, modality_name
 from semivox.errors import RunError, SettingError, unknown
 from semivox.inference.inputs import Input, find_inputs
-from semivox.inference.pipeline import Outputs, predict_cases
+from semivox.inference.pipeline import Outputs, folder_names, predict_cases
 from semivox.methods.model import Model, inference_state, load_model
 from semivox.progress import progress
 from semivox.settings import first_fault
@@ -23,6 +24,9 @@ from semivox.training.config import InferenceSettings
 from semivox.training.cpu import keep_heap, lay_out
 from semivox.training.device import choose_device
 from semivox.training.windowing import make_windows
+
+ABOUT = "prediction.json"
+"""Beside predictions: which labels they hold, and the model that made them."""
 
 TOLD = ("method", "dataset", "step", "selection", "seed", "scored_split")
 """What prediction.json says of the model."""
@@ -38,17 +42,21 @@ def predict(
     *,
     ensemble: Sequence[str | Path] = (),
     task: str | None = None,
+    modality: str | None = None,
     device: str = "auto",
     method: str | None = None,
     settings: Mapping[str, Any] | None = None,
     probabilities: bool = False,
+    each_class: bool = False,
 ) -> list[Path]:
     """Predicts scans with a trained model and returns the label files written, in the order of the cases.
 
     inputs: image files, folders of them (nnU-Net names or one file per case), DICOM series. out: folder; cases that are
     complete there are skipped. ensemble: further runs whose probabilities are averaged in. task: which label set to
-    predict, for a model of several; other classes are background then. method: `file.py:Class`, for a model whose
-    method lies in a file. settings: overrides of `InferenceSettings`.
+    predict, for a model of several; other classes are background then. None predicts all. modality: what the scans were
+    scanned with, for a model of several that are prepared differently; a task that was trained on one implies it.
+    method: `file.py:Class`, for a model whose method lies in a file. settings: overrides of `InferenceSettings`.
+    each_class: writes each class alone as well, into `out`/CLASS/CASE.
     """
     models = [_load(Path(folder), method) for folder in (run, *ensemble)]
     first = models[0]
@@ -60,17 +68,38 @@ def predict(
             )
     if task is not None and task not in first.tasks:
         raise unknown("task", task, first.tasks or [DEFAULT])
+    modality = chosen_modality(first, task, modality)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
     found = find_inputs([Path(path) for path in paths], len(first.channels))
     keep_heap()
     return predict_inputs(
         models,
-        found,
+        [replace(item, task=task or DEFAULT, modality=modality) for item in found],
         Path(out),
-        task=task or DEFAULT,
         device=choose_device(device),
         settings=inference_settings(first, settings or {}),
         probabilities=probabilities,
+        each_class=each_class,
+    )
+
+
+def chosen_modality(model: Model, task: str | None, given: str | None) -> str:
+    """The modality that new scans are of: the one given, that of their task, or the only one there is.
+
+    Raises SettingError where it is unknown, or where several are left that are prepared differently.
+    """
+    of_tasks = {name: tuple(own) for name, own in model.facts.get("modalities", {}).items()}
+    known = dict.fromkeys(name for own in of_tasks.values() for name in own) or {modality_name(model.channels): None}
+    if given is not None and given not in known:
+        raise unknown("modality", given, known)
+    left = [given] if given is not None else list(of_tasks.get(task or "", known))
+    prepare = model.problem.plan.preparation.of
+    if all(prepare(name) == prepare(left[0]) for name in left):
+        return left[0]
+    tasks = [f"{name} ({', '.join(own)})" for name, own in of_tasks.items() if name in model.tasks and len(own) == 1]
+    raise SettingError(
+        f"the model was trained on {', '.join(left)}, which are prepared differently; say which the scans are with"
+        " --modality" + (f", or name their task with --task: {', '.join(tasks)}" if task is None and tasks else "")
     )
 
 
@@ -99,34 +128,38 @@ def predict_inputs(
     inputs: Sequence[Input],
     out: Path,
     *,
-    task: str,
     device: str,
     settings: InferenceSettings,
     probabilities: bool = False,
+    each_class: bool = False,
 ) -> list[Path]:
-    """Predicts `inputs` into `out`, beside a prediction.json that says which labels and model made them."""
+    """Predicts `inputs`, each for its task, into `out`, beside a prediction.json that says what made them."""
     first = models[0]
+    labels = first.problem.labels
     for model in models:
         model.method.to(device)
         if device == "cpu":
             lay_out(model.method)
-    volume_predictors = [volume_predictor(model, settings, task) for model in models]
-    note_model(out, models, task, settings)
+    volume_predictors = [volume_predictor(model, settings) for model in models]
+    predicted = set().union(*(first.problem.classes_of(item.task) for item in inputs))
+    names = [name for name, indices in labels.scored().items() if predicted.issuperset(indices)]
     outputs = Outputs(
         out,
         first.file_ending,
         largest_component=settings.largest_component,
         uncertainty=settings.uncertainty,
         probabilities=probabilities,
+        class_folders=folder_names(names) if each_class else {},
     )
+    note_model(out, models, inputs, settings)
+    for name, folder in outputs.class_folders.items():
+        note_class(out / folder, first, name)
 
-    outside = classes_outside(first, task)
-
-    def mean(volume: Tensor) -> Tensor:
-        mean = reduce(torch.add, (one(volume) for one in volume_predictors))
+    def mean(volume: Tensor, task: str) -> Tensor:
+        mean = reduce(torch.add, (one(volume, task) for one in volume_predictors))
         if len(models) > 1:
             mean /= len(models)
-        for index in outside:
+        for index in classes_outside(first, task):
             mean[0] += mean[index]
             mean[index] = 0
         return mean
@@ -137,46 +170,66 @@ def predict_inputs(
             mean,
             first.problem.plan.preparation,
             first.channels,
-            first.problem.labels,
+            labels,
             outputs,
             device=torch.device(device),
             progress=report,
         )
 
 
-def volume_predictor(model: Model, settings: InferenceSettings, task: str) -> Callable[[Tensor], Tensor]:
-    """A function from a prepared scan (C, X, Y, Z) to probabilities (K, X, Y, Z)."""
+def volume_predictor(model: Model, settings: InferenceSettings) -> Callable[[Tensor, str], Tensor]:
+    """A function from a prepared scan (C, X, Y, Z) and its task to probabilities (K, X, Y, Z)."""
     windows = make_windows(model.problem.plan, settings, model.facts["precision"])
-    return lambda volume: model.method.predict_volume(volume, windows, task)
+    return lambda volume, task: model.method.predict_volume(volume, windows, task)
 
 
 def classes_outside(model: Model, task: str) -> list[int]:
     """The classes that are background in `task`: all that it does not name, none where it is not one of several."""
-    names = model.problem.labels.names
-    inside = model.tasks.get(task, names)
-    return [index for index, name in enumerate(names) if index and name not in inside]
+    inside = model.problem.classes_of(task)
+    return [index for index in range(1, model.problem.classes) if index not in inside]
 
 
-def note_model(out: Path, models: Sequence[Model], task: str, settings: InferenceSettings) -> None:
-    """Writes prediction.json; refuses a folder whose predictions came from other weights or settings."""
+def note_model(out: Path, models: Sequence[Model], inputs: Sequence[Input], settings: InferenceSettings) -> None:
+    """Writes prediction.json; refuses a folder whose predictions came from other weights or settings.
+
+    `task`, and `modality` where it decides how a scan is prepared, are of all cases, or case by case where they differ.
+    """
     first = models[0]
-    labels, outside = first.problem.labels, classes_outside(first, task)
+    labels = first.problem.labels
+    tasks = {item.case: item.task for item in inputs}
+    modalities = {item.case: item.modality for item in inputs}
+    inside = {0}.union(*map(first.problem.classes_of, set(tasks.values())))
     named = zip(labels.names, labels.values, strict=True)
     content = {
-        "labels": dict(label for index, label in enumerate(named) if index not in outside),
+        "labels": dict(label for index, label in enumerate(named) if index in inside),
         "regions": labels.regions,
         "model": {key: first.facts[key] for key in TOLD},
         "weights_sha256": [weights_sha256(model) for model in models],
-        "task": task,
+        "task": one_or_all(tasks),
         "settings": settings.model_dump(mode="json", include=PREDICTING),
     }
-    path = out / "prediction.json"
+    if first.problem.plan.preparation.modalities:
+        content["modality"] = one_or_all(modalities)
+    path = out / ABOUT
     try:
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(content)):
             raise RunError(f"{out} holds predictions of another model or setting; give another --out, or delete them")
         atomic_write_text(path, json.dumps(content, indent=1))
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+
+
+def one_or_all(values: Mapping[str, str]) -> str | dict[str, str]:
+    """What all cases have in common; else case → its value."""
+    different = set(values.values())
+    return different.pop() if len(different) == 1 else dict(values)
+
+
+def note_class(folder: Path, model: Model, name: str) -> None:
+    """Writes what the files of one class hold, so that they can be scored like any others."""
+    background = model.problem.labels.names[0]
+    content = {"labels": {background: 0, name: 1}, "model": {key: model.facts[key] for key in TOLD}}
+    atomic_write_text(folder / ABOUT, json.dumps(content, indent=1))
 
 
 def weights_sha256(model: Model) -> str:

@@ -21,10 +21,12 @@ from semivox.experiments.configure import (
     tell_setting,
 )
 from semivox.experiments.predict import inference_settings, predict_inputs
-from semivox.experiments.protocol import assigned_lists, check_data, check_scans, read_protocol
+from semivox.experiments.protocol import check_scans, read_protocol, settled
+from semivox.inference.inputs import Input
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
 from semivox.networks.network import Network
+from semivox.planning.class_volumes import doubtful_names, shares_classes
 from semivox.planning.fingerprint import Fingerprint, fingerprint, name_of
 from semivox.preparation.source import files_of
 from semivox.progress import progress, say
@@ -85,26 +87,23 @@ def train(
         raise SettingError(f"--plan {plan}: the protocol {protocol} holds a plan; give one of them")
     followed = read_protocol(protocol) if protocol is not None else None
     if followed is not None:
-        labelled = followed.data.labelled if labelled is None else labelled
         labels = labels or followed.data.classes
         if iterations is None and max_minutes is None:
             iterations = followed.recipe(method).training.iterations
-    labelled = None if labelled == "all" else labelled
+    folders = tuple(Path(path).resolve() for path in datasets)
+    labelled, lists = settled(followed, folders, labelled)
+    if lists and unlabelled:
+        raise SettingError(f"--unlabelled {unlabelled}: protocol {protocol} lists its scans; leave it out")
     data = DataSettings(
-        datasets=tuple(Path(path).resolve() for path in datasets),
+        datasets=folders,
         unlabelled=Path(unlabelled).resolve() if unlabelled else None,
         labelled=labelled,
         unseen=tuple(unseen),
         labels=tuple(labels) if labels else None,
         development=(followed.data.development_groups if followed is not None else 0) if development else None,
+        lists=lists,
         store=Path("stores"),
     )
-    if followed is not None:
-        check_data(followed, data.datasets, labelled)
-        lists = assigned_lists(followed, data.datasets, labelled)
-        if lists and unlabelled:
-            raise SettingError(f"--unlabelled {unlabelled}: protocol {followed.name} lists its scans; leave it out")
-        data = data.model_copy(update={"lists": lists})
     whole = read_data(data)
     run = RunFolder(Path(out) if out else default_out(whole, method, labelled, seed))
     request = Request(
@@ -126,11 +125,13 @@ def train(
         # A broken test label should not show only when the hours of training are over.
         refuse_faults(with_scored_labels(dataset, whole) if test else dataset)
         with progress("reading scans") as report:
-            prints = fingerprint(dataset, progress=report)
+            prints = fingerprint(dataset, progress=report, classes=shares_classes(dataset))
         if followed is not None:
             check_scans(followed, {scan.case: scan.shape for scan in prints.scans})
         config = configure(request, dataset, prints)
         tell_setting(method, whole, dataset)
+        for doubt in doubtful_names(prints, dataset.labels.foreground):
+            say(str(doubt))
         keep_heap()
         record_environment(run, prints)
         config = settle_budget(request.budget, config, dataset)
@@ -330,6 +331,7 @@ def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
             "precision": config.training.precision,
             "scored_split": "test" if dataset.split("test") else "val",
             "inference": config.inference.model_dump(mode="json"),
+            "modalities": dataset.modalities,
         },
     )
 
@@ -353,9 +355,17 @@ def score_run(run: RunFolder, config: Config, whole: Dataset) -> None:
         return
     method = config.method.name if ".py:" in config.method.name else None
     model = load_model(run.path, method)
-    inputs = [(case.id, case.images) for case in cases]
-    settings = inference_settings(model, {})
-    predict_inputs([model], inputs, run.predictions, task=DEFAULT, device=config.training.device, settings=settings)
+    settings, device = inference_settings(model, {}), config.training.device
+    inputs = [
+        Input(case.id, case.images, case.task if case.task in model.tasks else DEFAULT, whole.modality(case))
+        for case in cases
+    ]
+    predict_inputs([model], inputs, run.predictions, device=device, settings=settings)
+    first_of_task = {item.task: item for item in reversed(inputs)}
+    if len(first_of_task) > 1:
+        say("predicting the classes of all tasks in one case of each")
+        crossed = [replace(item, task=DEFAULT) for item in inputs if first_of_task[item.task] is item]
+        predict_inputs([model], crossed, run.all_classes, device=device, settings=settings)
     if not any(case.label for case in cases):
         say("no test case has a label: predicted, not scored")
         return

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from semivox.data.case import DEFAULT
 from semivox.data.dicom_values import is_dicom_file
 from semivox.data.image import ENDINGS
 from semivox.errors import DataError
@@ -11,8 +13,17 @@ from semivox.errors import DataError
 CHANNEL = re.compile(r"_\d{4}$")
 """nnU-Net's channel number at the end of an image's name."""
 
-Input = tuple[str, tuple[Path, ...]]
-"""A case's id and its image files in channel order, or the folder of its DICOM series."""
+
+@dataclass(frozen=True)
+class Input:
+    """A scan to predict: its image files in channel order, or the folder of its DICOM series."""
+
+    case: str
+    files: tuple[Path, ...]
+    task: str = DEFAULT
+    """Whose classes are predicted; the default is all."""
+    modality: str = ""
+    """What it was scanned with, where the plan prepares modalities differently."""
 
 
 def find_inputs(paths: Sequence[Path], channels: int) -> list[Input]:
@@ -29,7 +40,8 @@ def find_inputs(paths: Sequence[Path], channels: int) -> list[Input]:
     found = _grouped([path for path in paths if path.is_file()])
     found += [item for path in paths if path.is_dir() for item in _in_folder(path)]
     by_id: dict[str, tuple[Path, ...]] = {}
-    for case, files in found:
+    for item in found:
+        case, files = item.case, item.files
         if case in by_id:
             raise DataError(f"case {case}: both {by_id[case][0]} and {files[0]} give it; rename one of the files")
         if len(files) not in (1, channels):
@@ -59,7 +71,7 @@ def _search(folder: Path, name: str) -> Iterator[Input]:
     if images:
         yield from _grouped(images)
     elif any(is_dicom_file(file) for file in files):
-        yield name, (folder,)
+        yield Input(name, (folder,))
     else:
         for entry in entries:
             if entry.is_dir():
@@ -72,7 +84,7 @@ def _grouped(files: Sequence[Path]) -> list[Input]:
     for file in files:
         stem = file.name.removesuffix(_ending(file) or file.suffix)
         cases.setdefault((file.parent, CHANNEL.sub("", stem)), []).append(file)
-    return [(case, tuple(sorted(members))) for (_, case), members in cases.items()]
+    return [Input(case, tuple(sorted(members))) for (_, case), members in cases.items()]
 
 
 def _ending(file: Path) -> str | None:

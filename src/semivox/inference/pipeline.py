@@ -1,10 +1,12 @@
 """Prediction of many scans: the next one is read while one is computed and the one before is written."""
 
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,8 @@ class Outputs:
     """What is made of each case, as files in `folder`, all on the scan's own grid.
 
     Always CASE, the label, with `ending` (None: what suits the image). On demand CASE_uncertainty (entropy from 0 to 1,
-    as .nii.gz, or .tif for a picture) and CASE_probabilities.npz (`probabilities`, float16 (K, X, Y, Z)).
+    as .nii.gz, or .tif for a picture), CASE_probabilities.npz (`probabilities`, float16 (K, X, Y, Z)), and in a folder
+    for each class CASE with that class alone, as 1.
     """
 
     folder: Path
@@ -42,17 +45,21 @@ class Outputs:
     largest_component: bool = False
     uncertainty: bool = False
     probabilities: bool = False
+    class_folders: Mapping[str, str] = field(default_factory=dict)
+    """Class, or region, → the name of its folder."""
 
     def label(self, item: Input) -> Path:
-        case, files = item
-        return self.folder / f"{case}{self.ending or label_ending(files[0])}"
+        return self.folder / f"{item.case}{self.ending or label_ending(item.files[0])}"
 
     def uncertainty_map(self, item: Input) -> Path:
-        case, files = item
-        return self.folder / f"{case}_uncertainty{map_ending(files[0])}"
+        return self.folder / f"{item.case}_uncertainty{map_ending(item.files[0])}"
 
     def probability_file(self, item: Input) -> Path:
-        return self.folder / f"{item[0]}_probabilities.npz"
+        return self.folder / f"{item.case}_probabilities.npz"
+
+    def class_files(self, item: Input) -> dict[str, Path]:
+        """Class → its file."""
+        return {name: self.folder / folder / self.label(item).name for name, folder in self.class_folders.items()}
 
     def make_folder(self) -> None:
         """Raises RunError where nothing can be written: better now than after the first scan."""
@@ -68,12 +75,30 @@ class Outputs:
             self.label(item).exists()
             and (not self.uncertainty or self.uncertainty_map(item).exists())
             and (not self.probabilities or self.probability_file(item).exists())
+            and all(file.exists() for file in self.class_files(item).values())
         )
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """Class → a folder's name: safe on every system, and each its own.
+
+    >>> folder_names(["LV", "left atrium", "left/atrium", ".."])
+    {'LV': 'LV', 'left atrium': 'left_atrium', 'left/atrium': 'left_atrium-2', '..': '_'}
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        safe = re.sub(r"[^\w-]+", "_", name)[:60] or "class"
+        numbered = (f"{safe}-{number}" for number in count(2))
+        # Some file systems do not tell LV and lv apart.
+        found[name] = next(one for one in chain([safe], numbered) if one.casefold() not in taken)
+        taken.add(found[name].casefold())
+    return found
 
 
 def predict_cases(
     inputs: Sequence[Input],
-    predict_volume: Callable[[Tensor], Tensor],
+    predict_volume: Callable[[Tensor, str], Tensor],
     preparation: Preparation,
     channels: Sequence[str],
     labels: LabelMap,
@@ -84,9 +109,9 @@ def predict_cases(
 ) -> list[Path]:
     """Predicts and writes every case of `inputs` that is not there yet; returns the label files of all, in their order.
 
-    `predict_volume` maps a prepared scan (C, X, Y, Z), float32 on `device` (default CPU), to class probabilities
-    (K, X, Y, Z). `progress(done, total)` counts cases. A case that fails does not stop the others: after the last one a
-    DataError lists all that failed, each with what to mend.
+    `predict_volume` maps a prepared scan (C, X, Y, Z), float32 on `device` (default CPU), and its task to class
+    probabilities (K, X, Y, Z). `progress(done, total)` counts cases. A case that fails does not stop the others: after
+    the last one a DataError lists all that failed, each with what to mend.
     """
     outputs.make_folder()
     todo = [item for item in inputs if not outputs.complete(item)]
@@ -99,7 +124,7 @@ def predict_cases(
 
         def read_next() -> Future[_Scan | None] | None:
             item = next(upcoming, None)
-            return item and reader.submit(steps.read, item)
+            return None if item is None else reader.submit(steps.read, item)
 
         reading = read_next()
         while reading:
@@ -140,7 +165,7 @@ class _Steps:
 
     def __init__(
         self,
-        predict_volume: Callable[[Tensor], Tensor],
+        predict_volume: Callable[[Tensor, str], Tensor],
         preparation: Preparation,
         dataset: Dataset,
         outputs: Outputs,
@@ -154,16 +179,15 @@ class _Steps:
         self.faults: list[str] = []
 
     def read(self, item: Input) -> _Scan | None:
-        case, files = item
         with self._noting_faults(item):
-            volume = read_image(Case(case, files, split="test"), self.dataset)
-            image, placement = prepare_image(volume, self.preparation)
+            volume = read_image(Case(item.case, item.files, split="test"), self.dataset)
+            image, placement = prepare_image(volume, self.preparation.of(item.modality))
             return _Scan(item, torch.from_numpy(image), placement)
         return None
 
     def compute(self, scan: _Scan) -> Tensor | None:
         with self._noting_faults(scan.item), torch.no_grad():
-            return self.predict_volume(scan.image.to(self.device)).cpu()
+            return self.predict_volume(scan.image.to(self.device), scan.item.task).cpu()
         return None
 
     def write(self, scan: _Scan, probabilities: Tensor) -> None:
@@ -183,17 +207,20 @@ class _Steps:
             classes = restore_probabilities(probabilities.numpy(), placement)
             if outputs.largest_component:
                 classes = keep_largest_component(classes)
+            scored = self.dataset.labels.scored()
+            for name, file in outputs.class_files(item).items():
+                write_label(file, np.isin(classes, scored[name]).astype(np.uint8), placement.source_grid)
             write_label(outputs.label(item), self.dataset.labels.to_values(classes), placement.source_grid)
 
     @contextmanager
     def _noting_faults(self, item: Input) -> Iterator[None]:
-        case, files = item
+        case = item.case
         try:
             yield
         except FaultError as error:
             self.faults.append(str(replace(error.fault, case=case)))
         except SemivoxError as error:
-            self.faults.append(f"case {case}: {files[0]}: {error}")
+            self.faults.append(f"case {case}: {item.files[0]}: {error}")
         except OSError as error:
             self.faults.append(
                 f"case {case}: {error}; check the space left in {self.outputs.folder} and who may write there"
@@ -202,7 +229,7 @@ class _Steps:
             if not is_out_of_memory(error):
                 raise
             self.faults.append(
-                f"case {case}: {files[0]}: out of memory; predict fewer windows per batch, or on another device"
+                f"case {case}: {item.files[0]}: out of memory; predict fewer windows per batch, or on another device"
             )
 
 

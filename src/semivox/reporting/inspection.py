@@ -11,13 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from semivox.data.case import DEFAULT, Dataset
+from semivox.data.case_lists import CaseLists, assign
 from semivox.data.case_table import SPLITS
 from semivox.data.fault import Fault
 from semivox.data.integrity import check
 from semivox.data.joining import join
 from semivox.data.layout import survey
-from semivox.data.setting import describe, leave_unseen, recognise, refuse_misspelt_domains
+from semivox.data.setting import describe, leave_unseen, one_sided_tasks, recognise, refuse_misspelt_domains
 from semivox.errors import DataError
+from semivox.planning.class_volumes import doubtful_names
 from semivox.planning.fingerprint import Fingerprint, Scan, fingerprint
 
 RARE = 20.0
@@ -48,12 +50,14 @@ def inspect(
     *,
     labelled: int | dict[str, int] | None = None,
     unseen: Sequence[str] = (),
+    lists: Sequence[CaseLists] = (),
 ) -> Inspection:
     """Reads every file of one or several data sets, faulty ones too; several are shown as the one they join into.
 
     `unlabelled` is a folder of further scans of the first. The fingerprint is of the cases without an error; all
-    labels that are there are opened. `progress(done, total)` counts cases of the set that is being read. `labelled` and
-    `unseen` show the setting as `train` would see it; raises SettingError or DataError where they cannot be.
+    labels that are there are opened. `progress(done, total)` counts cases of the set that is being read. `labelled`,
+    `unseen` and `lists`, one for each set or none at all, show the setting as `train` would see it; raises SettingError
+    or DataError where they cannot be.
     """
     faults: list[Fault] = []
     found = []
@@ -67,6 +71,8 @@ def inspect(
             found.append(replace(dataset, cases=tuple(case for case in dataset if case.id not in broken)))
     if len(found) < len(paths):
         return Inspection(faults, None, None)
+    if lists:
+        found = [assign(dataset, listed) for dataset, listed in zip(found, lists, strict=True)]
     try:
         joined = join(found)
     except DataError as error:
@@ -78,7 +84,12 @@ def inspect(
     except DataError as error:
         what, _, mend = str(error).rpartition("; ")
         faults.append(Fault("", None, what, mend))
+    for sentence in one_sided_tasks(joined):
+        what, _, consequence = sentence.partition(": ")
+        faults.append(Fault("", None, what, consequence, is_error=False))
     prints = fingerprint(joined, workers, progress, classes=True) if joined.cases else None
+    if prints is not None:
+        faults += doubtful_names(prints, joined.labels.foreground)
     return Inspection(faults, prints, joined)
 
 

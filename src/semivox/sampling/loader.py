@@ -22,7 +22,7 @@ from semivox.preparation.store import Store
 from semivox.sampling.batch import RawBatch, RawStream
 from semivox.sampling.draws import generator, seed_of
 from semivox.sampling.geometry import Geometry, flip_axes
-from semivox.sampling.order import LABELLED, UNLABELLED, CaseOrder, ClassOrder, DomainOrder, EqualOrder
+from semivox.sampling.order import LABELLED, UNLABELLED, CaseOrder, ClassOrder, Fork, case_order
 from semivox.sampling.signed_distance import signed_distances
 from semivox.sampling.views import ViewSettings
 
@@ -35,7 +35,7 @@ class PatchLoader(TorchDataset[RawBatch]):
     settings: how the weak view moves, for the margins that rotation needs.
     foreground_share: how often a labelled crop is made to hold a voxel of a class drawn evenly from those the case has;
         unlabelled crops never look at a label.
-    balance_domains: whether the domains of a stream come equally often, however many cases they have.
+    forks: whether the tasks, or domains, of a stream come equally often, however many cases they have.
     balance_classes: whether labelled crops that must hold foreground are drawn by their class, from all cases that
         have it, each class equally often; else the case comes first and then one of its classes.
     order: another choice of cases.
@@ -57,7 +57,7 @@ class PatchLoader(TorchDataset[RawBatch]):
         *,
         settings: ViewSettings | None = None,
         foreground_share: float = 0.5,
-        balance_domains: bool = False,
+        forks: Sequence[Fork] = (),
         balance_classes: bool = False,
         order: CaseOrder | None = None,
         pseudo: Callable[[str], np.ndarray] | None = None,
@@ -79,10 +79,10 @@ class PatchLoader(TorchDataset[RawBatch]):
         self.ranks = ranks
         self.settings = settings or ViewSettings()
         self.foreground_share = foreground_share
-        self.order = order or (DomainOrder if balance_domains else EqualOrder)(dataset, seed)
+        self.order = order or case_order(dataset, seed, forks)
         self.pseudo = pseudo
         self._check()
-        self.class_order = ClassOrder(dataset, seed, store.classes, balance_domains) if balance_classes else None
+        self.class_order = ClassOrder(dataset, seed, store.classes, forks) if balance_classes else None
         if self.class_order is not None and not self.class_order.tree:
             raise SettingError(
                 f"{dataset.name}: crops are to be drawn by class but no labelled case holds one; set"

@@ -1,7 +1,8 @@
 """Which case a stream's n-th sample since step 0 is of: pure functions of (seed, stream, n), picklable for workers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +15,12 @@ CaseOrder = Callable[[str, int], Case]
 """(stream, n) → the case of the stream's n-th sample."""
 
 Tree = Mapping[Any, "Tree"] | Sequence[Case]
-"""Cases below forks: domain → class → cases."""
+"""Cases below forks: task → domain → class → cases."""
+
+Fork = Literal["tasks", "domains"]
+
+BRANCH: dict[Fork, Callable[[Case], str]] = {"tasks": attrgetter("task"), "domains": attrgetter("domain")}
+"""Fork → the branch of it on which a case lies."""
 
 
 class EqualOrder:
@@ -33,41 +39,45 @@ class EqualOrder:
         return cases[self._latest[stream][1][place]]
 
 
-class DomainOrder:
-    """Every domain of a stream equally often, however many cases it has; within a domain every case equally often."""
+class BalancedOrder:
+    """Every task, or domain, of a stream equally often, however many cases it has: what `forks` name, the first first.
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    With both, every task comes equally often, in a task each of its domains, in a domain every case.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, forks: Sequence[Fork]) -> None:
         self.seed = seed
+        self.forks = tuple(forks)
         self.trees = {
-            LABELLED: by_domain(dataset.labelled()),
-            UNLABELLED: by_domain(dataset.unlabelled()),
+            LABELLED: grown(dataset.labelled(), forks),
+            UNLABELLED: grown(dataset.unlabelled(), forks),
         }
 
     def __call__(self, stream: str, n: int) -> Case:
-        _, case = leaf(self.trees[stream], n, self.seed, "domains", stream)
+        *_, case = leaf(self.trees[stream], n, self.seed, *self.forks, stream)
         return case
+
+
+def case_order(dataset: Dataset, seed: int, forks: Sequence[Fork] = ()) -> CaseOrder:
+    """The order in which cases come where nothing but `forks` is balanced."""
+    return BalancedOrder(dataset, seed, forks) if forks else EqualOrder(dataset, seed)
 
 
 class ClassOrder:
     """Labelled cases by a class that they hold, every class equally often, however rare; among the cases that hold it
-    every one equally often. With `domains` every domain comes equally often, and in it each of its classes.
+    every one equally often. With `forks` every task, or domain, comes equally often, and in it each of its classes.
 
     classes_of: case id → the foreground classes of its label.
     """
 
     def __init__(
-        self, dataset: Dataset, seed: int, classes_of: Callable[[str], Sequence[int]], domains: bool = False
+        self, dataset: Dataset, seed: int, classes_of: Callable[[str], Sequence[int]], forks: Sequence[Fork] = ()
     ) -> None:
         self.seed = seed
-        self.domains = domains
-        cases = {case: classes_of(case.id) for case in dataset.labelled()}
-        self.tree: Tree = by_class(cases)
-        if domains:
-            trees = {
-                domain: by_class({case: cases[case] for case in own})
-                for domain, own in by_domain(dataset.labelled()).items()
-            }
-            self.tree = {domain: tree for domain, tree in trees.items() if tree}
+        classes = {case: classes_of(case.id) for case in dataset.labelled()}
+        # A case without any class has no place below a fork.
+        cases = [case for case, held in classes.items() if held]
+        self.tree = grown(cases, forks, lambda own: by_class({case: classes[case] for case in own}))
 
     def __call__(self, n: int) -> tuple[Case, int]:
         """The n-th case, and the class for which it was drawn."""
@@ -75,12 +85,14 @@ class ClassOrder:
         return case, drawn
 
 
-def by_domain(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """Domain → its cases."""
-    found: dict[str, list[Case]] = {}
+def grown(cases: Sequence[Case], forks: Sequence[Fork], below: Callable[[Sequence[Case]], Tree] = tuple) -> Tree:
+    """The tree of `cases`: task or domain → ... → what lies `below` the last fork."""
+    if not forks:
+        return below(cases)
+    branches: dict[str, list[Case]] = {}
     for case in cases:
-        found.setdefault(case.domain, []).append(case)
-    return found
+        branches.setdefault(BRANCH[forks[0]](case), []).append(case)
+    return {name: grown(own, forks[1:], below) for name, own in branches.items()}
 
 
 def by_class(classes: Mapping[Case, Sequence[int]]) -> dict[int, list[Case]]:

@@ -9,13 +9,13 @@ classes of which its pseudo-label has a tenth of what a labelled case has on ave
 And scans come at these rates rather than being taken or left, so that none is lost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from semivox.data.case import Case, Dataset
 from semivox.sampling.draws import generator
-from semivox.sampling.order import UNLABELLED, CaseOrder
+from semivox.sampling.order import UNLABELLED, CaseOrder, Fork, Tree, grown
 
 HELD = 0.1
 """Share of a class's mean size in labelled cases from which a pseudo-label holds it."""
@@ -25,22 +25,18 @@ class RebalancedOrder:
     """Unlabelled cases as often as their rates say, other streams in the order `other`.
 
     In each turn of as many samples as there are cases one with the share p of all rates comes ⌊np⌋ or ⌈np⌉ times, np on
-    average: equal rates give every case once. With `domains` each domain's rates are shared out within it, so that
-    domains come equally often.
+    average: equal rates give every case once. With `forks` the rates of each task, or domain, are shared out within
+    it, so that they come equally often.
     """
 
     def __init__(
-        self, dataset: Dataset, seed: int, rates: Mapping[str, float], other: CaseOrder, domains: bool = False
+        self, dataset: Dataset, seed: int, rates: Mapping[str, float], other: CaseOrder, forks: Sequence[Fork] = ()
     ) -> None:
         self.seed = seed
         self.other = other
         self.cases = dataset.unlabelled()
-        shares = np.array([rates[case.id] for case in self.cases])
-        if domains:
-            names = np.array([case.domain for case in self.cases])
-            for name in set(names):
-                shares[names == name] /= shares[names == name].sum()
-        self.ends = np.cumsum(shares) / shares.sum()
+        shared = dict(shares(grown(self.cases, forks), rates))
+        self.ends = np.cumsum([shared[case.id] for case in self.cases])
         self._latest: tuple[int, np.ndarray] | None = None
 
     def __call__(self, stream: str, n: int) -> Case:
@@ -57,6 +53,16 @@ class RebalancedOrder:
         strides = (np.arange(len(self.cases)) + random.random()) / len(self.cases)
         found = np.searchsorted(self.ends, strides, side="right").clip(max=len(self.cases) - 1)
         return random.permutation(found)
+
+
+def shares(tree: Tree, rates: Mapping[str, float], whole: float = 1.0) -> Iterator[tuple[str, float]]:
+    """(case, its share of `whole`): branches share alike, cases by their rates."""
+    if isinstance(tree, Mapping):
+        for branch in tree.values():
+            yield from shares(branch, rates, whole / len(tree))
+    else:
+        total = sum(rates[case.id] for case in tree)
+        yield from ((case.id, whole * rates[case.id] / total) for case in tree)
 
 
 def class_rates(voxels: np.ndarray, alpha: float) -> np.ndarray:

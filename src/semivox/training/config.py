@@ -14,6 +14,7 @@ from semivox.methods import ADDITIONS, find_method
 from semivox.methods.class_weighting import ClassWeightingKind
 from semivox.methods.method import MethodSettings
 from semivox.planning.plan import Plan
+from semivox.sampling.order import Fork
 from semivox.sampling.views import ViewSettings
 from semivox.settings import Part, first_fault
 
@@ -49,10 +50,19 @@ class MethodChoice(Part):
 class BalanceSettings(Part):
     """What comes equally often in sampling, however many cases or voxels of it there are."""
 
+    tasks: bool = False
+    """Every task of a stream; else every case. With `domains` too every domain of a task."""
     domains: bool = False
     """Every domain of a stream; else every case."""
     classes: bool = False
-    """Every class among the labelled crops that must contain foreground, each drawn from all cases that have it."""
+    """Every class among the labelled crops that must contain foreground, each drawn from all cases that have it, or
+    with `tasks` or `domains` from all cases of the one whose turn it is."""
+
+    @property
+    def forks(self) -> tuple[Fork, ...]:
+        """What comes equally often before cases do, the first above the second."""
+        asked: tuple[tuple[Fork, bool], ...] = (("tasks", self.tasks), ("domains", self.domains))
+        return tuple(fork for fork, is_asked in asked if is_asked)
 
 
 class TrainingSettings(Part):

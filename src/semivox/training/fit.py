@@ -33,7 +33,7 @@ from semivox.planning.plan import BatchSize
 from semivox.preparation.store import Store, make_store
 from semivox.progress import progress, say
 from semivox.sampling.loader import PatchLoader
-from semivox.sampling.order import DomainOrder, EqualOrder
+from semivox.sampling.order import case_order
 from semivox.sampling.rebalancing import RebalancedOrder, case_rates, class_voxels
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
@@ -131,7 +131,7 @@ def make_engine(
             seed=config.seed,
             settings=config.views,
             foreground_share=config.training.foreground_share,
-            balance_domains=config.training.balance.domains,
+            forks=config.training.balance.forks,
             balance_classes=config.training.balance.classes,
             order=None if labels is None else rebalanced(config, cases, store, labels),
             rank=rank,
@@ -153,9 +153,9 @@ def rebalanced(
         return None
     known = [class_voxels(store.label(case.id), count) for case in dataset.labelled()]
     found = {case.id: class_voxels(labels.read(case.id), count) for case in dataset.unlabelled()}
-    domains = training.balance.domains
-    other = (DomainOrder if domains else EqualOrder)(dataset, config.seed)
-    return RebalancedOrder(dataset, config.seed, case_rates(known, found, training.resampling), other, domains)
+    forks = training.balance.forks
+    other = case_order(dataset, config.seed, forks)
+    return RebalancedOrder(dataset, config.seed, case_rates(known, found, training.resampling), other, forks)
 
 
 def without_others(dataset: Dataset, kept: Collection[str]) -> Dataset:

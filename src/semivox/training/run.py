@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "predictions"
 
     @property
+    def all_classes(self) -> Path:
+        """A test case of each task with the classes of all tasks, where a model has several."""
+        return self.path / "all_classes"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 
@@ -114,7 +119,7 @@ class RunFolder:
 
     def forget_results(self) -> None:
         """Removes the model and what was made with it, so that a longer training makes them anew."""
-        for folder in (self.model, self.predictions):
+        for folder in (self.model, self.predictions, self.all_classes):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.metrics, self.domain_shift):
             file.unlink(missing_ok=True)
