@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from semivox.networks import make_network
+from semivox.networks import find_network, make_network
 from semivox.networks.network import Network
 
 SETTINGS: dict[str, dict] = {
@@ -16,14 +16,23 @@ SETTINGS: dict[str, dict] = {
     "unet": {"width": 4, "levels": 3},
     "residual_encoder_unet": {"width": 4, "blocks": (1, 2)},
     "diffusion_vnet": {"width": 4, "levels": 3},
+    "sam2": {"size": "miniature"},
     "monai:UNet": {"channels": (4, 8, 16), "strides": (2, 2), "num_res_units": 1},
     "monai:SegResNet": {"init_filters": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)},
 }
 OPEN = [name for name in SETTINGS if not name.startswith("monai:")]
 
-pytestmark = pytest.mark.parametrize("dimensions", [2, 3])
-every_network = pytest.mark.parametrize("name", SETTINGS)
-open_networks = pytest.mark.parametrize("name", OPEN)
+
+def in_each_dimensionality(names):
+    """Marks a test to run with each network in all dimensions that it reads."""
+    pairs = [(name, dimensions) for dimensions in (2, 3) for name in names]
+    return pytest.mark.parametrize(
+        ("name", "dimensions"), [pair for pair in pairs if pair[1] in find_network(pair[0]).dimensionalities]
+    )
+
+
+every_network = in_each_dimensionality(SETTINGS)
+open_networks = in_each_dimensionality(OPEN)
 
 
 def build(
@@ -64,7 +73,8 @@ def test_a_single_voxel_is_accepted(name, dimensions):
 
 @open_networks
 def test_every_voxel_of_an_odd_image_reaches_the_coarsest_feature(name, dimensions):
-    network = build(name, dimensions, norm="none").eval()
+    has_norm = "norm" in find_network(name).Settings.model_fields
+    network = build(name, dimensions, **({"norm": "none"} if has_norm else {})).eval()
     x = picture(dimensions, size=(13, 13, 13), batch=1).requires_grad_()
     network.encode(x)[-1].square().sum().backward()
     assert (x.grad[(..., *(-1,) * dimensions)] != 0).all()
@@ -87,8 +97,14 @@ def test_features_run_fine_to_coarse_and_maps_back(name, dimensions):
     assert [level.shape[1] for level in maps] == list(network.map_channels)
     assert features[0].shape[2:] == maps[-1].shape[2:] == x.shape[2:]
     assert all(fine.numel() > coarse.numel() for fine, coarse in itertools.pairwise(f[0, 0] for f in features))
+
+
+@in_each_dimensionality([name for name in OPEN if name != "sam2"])  # whose coarsest level joins the one above
+def test_the_coarsest_feature_is_smaller_by_the_divisor(name, dimensions):
+    network = build(name, dimensions)
+    x = picture(dimensions)
     coarsest = tuple(size // factor for size, factor in zip(x.shape[2:], network.divisor, strict=True))
-    assert tuple(features[-1].shape[2:]) == coarsest
+    assert tuple(network.encode(x)[-1].shape[2:]) == coarsest
 
 
 @open_networks
@@ -163,6 +179,7 @@ def test_bfloat16_autocast_is_finite_and_close(name, dimensions):
     compare_with_bfloat16(build(name, dimensions), dimensions)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
 def test_bfloat16_autocast_is_finite_and_close_with_every_normalisation(norm, dimensions):
     compare_with_bfloat16(build("vnet", dimensions, norm=norm), dimensions)

@@ -5,17 +5,20 @@ from semivox.errors import SettingError
 from semivox.networks import NETWORKS, find_network, make_network, network_settings
 from semivox.networks.network import Network
 
+SMALL = {"sam2": {"size": "miniature"}}
+
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_registered_name_is_a_network(name):
     assert issubclass(find_network(name), Network)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "dimensions"), [(name, number) for name in NETWORKS for number in find_network(name).dimensionalities]
+)
 def test_resolved_settings_build_the_same_network_again(name, dimensions):
     patch, spacing_mm = (48, 40, 24)[:dimensions], (1.0, 1.0, 3.0)[:dimensions]
-    network = make_network(name, dimensions, 1, 2, {"width": 2}, patch=patch, spacing_mm=spacing_mm)
+    network = make_network(name, dimensions, 1, 2, SMALL.get(name, {"width": 2}), patch=patch, spacing_mm=spacing_mm)
     again = make_network(name, dimensions, 1, 2, network.settings.model_dump(mode="json"))
     again.load_state_dict(network.state_dict())
     x = torch.randn(1, 1, *patch)

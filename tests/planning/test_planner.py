@@ -12,7 +12,7 @@ from semivox.planning.cost import estimate
 from semivox.planning.demand import Demand, Views
 from semivox.planning.fingerprint import Fingerprint, Intensity, Modality, Scan
 from semivox.planning.plan import Plan
-from semivox.planning.planner import make_plan, patch_size
+from semivox.planning.planner import Body, make_plan, patch_size
 from semivox.preparation.settings import Preparation
 
 MEAN_TEACHER = Demand(views=Views(unlabelled=("weak", "noisy")), averages=1, unlabelled_forwards=1, teacher_forwards=1)
@@ -261,3 +261,23 @@ def test_volumes_of_many_slices_stay_anatomical_in_whatever_plane_they_were_take
     assert made.dimensions == 3
     assert not made.preparation.slices_last
     assert made.preparation.spacing_mm == (1.0, 1.0, 4.0)
+
+
+def test_a_network_of_slices_reads_volumes_slice_by_slice_and_a_note_says_so():
+    made = plan(scan((64, 64, 64)), network="sam2", settings={"size": "miniature"})
+    assert made.dimensions == 2
+    assert made.slice_axis == 2
+    assert all(size % 32 == 0 for size in made.patch)
+    assert any(note.startswith("network 'sam2' reads slices only") for note in made.notes)
+
+
+@pytest.mark.parametrize(("spacing_mm", "axis"), [((1.0, 1.0, 1.0), 2), ((2.0, 1.0, 1.0), 0), ((1.0, 3.0, 3.0), 2)])
+def test_slices_are_those_across_the_coarsest_axis(spacing_mm, axis):
+    body = Body((80.0, 80.0, 80.0), spacing_mm, is_picture=False, dimensions=3, slice_axis=2).sliced()
+    assert (body.dimensions, body.slice_axis) == (2, axis)
+
+
+def test_a_network_of_slices_says_nothing_about_pictures():
+    small = scan((96, 64, 1), is_picture=True)
+    made = plan(small, network="sam2", settings={"size": "miniature"})
+    assert not any("slices only" in note for note in made.notes)
