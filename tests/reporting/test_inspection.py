@@ -134,3 +134,37 @@ def test_a_domain_spelled_in_two_ways_is_a_fault(make_run) -> None:
     data = make_run(shifts=(0, 1, 2), scored=2, domains=("north", "North")).data
     (fault,) = inspect([data]).faults
     assert "domain 'North' is tested as never seen, but training has 'north'" in fault.what
+
+
+PROTOCOL = """
+name: swapped
+title: The test scan lends its place to another
+source: made up
+data:
+  folders: [phantom]
+  classes: [liver]
+  labelled: 1
+  splits: assigned
+  lists:
+    phantom: {{train: [{train}], test: [{test}]}}
+plan: {{preparation: {{normalisation: [{{kind: zscore}}]}}, patch: [16, 16, 12]}}
+training: {{iterations: 2}}
+"""
+
+
+def test_the_setting_that_a_protocol_makes_is_shown_as_train_would_see_it(phantom, tmp_path, capsys) -> None:
+    domains: dict[str, list[str]] = {}
+    for one in phantom:
+        if one.label is not None:
+            domains.setdefault(one.domain, []).append(one.id)
+    (seen, train), (unseen, test) = domains.items()
+    file = tmp_path / "swapped.yaml"
+    file.write_text(PROTOCOL.format(train=", ".join(train), test=", ".join(test)))
+    assert main(["inspect", str(phantom.root), "--protocol", str(file)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"trained on {seen}, tested on {unseen}, never seen" in told
+    assert f"phantom {len(train) + len(test)} cases" in told
+    assert f"{len(train)} {len(train)} 1 {len(train) - 1}" in told  # cases, patients, with label, without
+
+    assert main(["inspect", str(phantom.root), str(phantom.root), "--protocol", str(file)]) == 2
+    assert "protocol swapped is about 1 data sets" in capsys.readouterr().err

@@ -335,6 +335,20 @@ def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict
             say(line)
 
 
+def settled(
+    protocol: Protocol | None, folders: Sequence[Path], labelled: int | dict[str, int] | Literal["all"] | None
+) -> tuple[int | dict[str, int] | None, tuple[CaseLists, ...]]:
+    """How many groups keep their label, the protocol's number where none is given, None for all; and the lists that
+    each of the data sets is brought into. Says what they lack, and raises, as `check_data`."""
+    if protocol is not None and labelled is None:
+        labelled = protocol.data.labelled
+    number = None if labelled == "all" else labelled
+    if protocol is None:
+        return number, ()
+    check_data(protocol, folders, number)
+    return number, assigned_lists(protocol, folders, number)
+
+
 def assigned_lists(
     protocol: Protocol, folders: Sequence[Path], labelled: int | dict[str, int] | None
 ) -> tuple[CaseLists, ...]:

@@ -92,8 +92,8 @@ def train(
             iterations = followed.recipe(method).training.iterations
     folders = tuple(Path(path).resolve() for path in datasets)
     labelled, lists = settled(followed, folders, labelled)
-    if lists and unlabelled:
-        raise SettingError(f"--unlabelled {unlabelled}: protocol {protocol} lists its scans; leave it out")
+    if followed is not None and lists and unlabelled:
+        raise SettingError(f"--unlabelled {unlabelled}: protocol {followed.name} lists its scans; leave it out")
     data = DataSettings(
         datasets=folders,
         unlabelled=Path(unlabelled).resolve() if unlabelled else None,
