@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RECORD = ROOT / "benchmarks" / "measured.json"
 """What was measured last, per benchmark, so that one can be measured anew without the others."""
-NAMES = ("metrics", "batches", "preparation", "training_step", "inference", "methods", "transferable", "diffusion")
+NAMES = ("metrics", "batches", "preparation", "training_step", "inference", "methods", "transferable", "diffusion", "prompted")
 
 
 def measure(name: str) -> dict[str, Any]:

