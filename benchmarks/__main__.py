@@ -22,7 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RECORD = ROOT / "benchmarks" / "measured.json"
 """What was measured last, per benchmark, so that one can be measured anew without the others."""
-NAMES = ("metrics", "batches", "preparation", "training_step", "inference", "methods", "transferable", "diffusion", "prompted")
+NAMES = (
+    "metrics",
+    "batches",
+    "preparation",
+    "training_step",
+    "inference",
+    "methods",
+    "transferable",
+    "diffusion",
+    "prompts",
+    "prompted",
+)
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from semivox.data.case import Dataset
-from semivox.experiments.train import keep_model
+from semivox.errors import SettingError
+from semivox.experiments.train import keep_model, train
 from semivox.methods.model import load_model
 from semivox.networks.sam2_architecture import prompting
 from semivox.planning.plan import NetworkChoice
@@ -107,3 +108,18 @@ def test_a_run_goes_on_and_its_model_predicts_without_the_checkpoint(checkpoint,
     teacher = [name for name in state if name.startswith("teacher.")]
     assert all(torch.equal(state[name], content["method"][name]) for name in teacher)
     assert model.method.predict(torch.randn(1, 1, 24, 24), "default").shape == (1, model.problem.classes, 24, 24)
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_is_prepared(phantom, tmp_path):
+    """`phantom` has volumes, which are planned as slices."""
+    choices = ["size=miniature", f"weights={tmp_path / 'nowhere'}"]
+    with pytest.raises(SettingError, match=r"^sam2: weights '.*nowhere' are not on this machine; put config.json and"):
+        train(
+            phantom.root,
+            network="sam2",
+            out=tmp_path / "run",
+            iterations=2,
+            settings=[f"plan.network.settings.{choice}" for choice in choices],
+        )
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "stores").exists()

@@ -32,6 +32,15 @@ def test_operations_of_the_literatures_v_net_are_those_counted_by_hand():
     assert cost.forward(plan((112, 112, 80)), 1, 2, torch.float32).flop == pytest.approx(80.2e9, rel=1e-3)
 
 
+def test_a_frozen_encoder_keeps_little():
+    frozen, full = (
+        cost.forward(plan((32, 32), "sam2", size="miniature", tuning=tuning), 1, 2, torch.float32)
+        for tuning in ("frozen", "full")
+    )
+    assert frozen.flop == full.flop
+    assert frozen.kept < 0.6 * full.kept
+
+
 @pytest.mark.parametrize(("name", "patch"), [("vnet", (32, 32, 16)), ("unet", (48, 32)), ("unet", (32, 32, 16))])
 def test_kept_activations_are_those_of_a_real_forward_pass(name, patch):
     network = make_network(name, len(patch), 1, 3, {}, patch).train()

@@ -218,6 +218,15 @@ def test_every_check_says_what_must_hold():
 def test_a_method_that_is_not_there_is_told_before_anything_is_tried():
     with pytest.raises(SettingError, match="did you mean 'mean_teacher'"):
         next(run_checks("mean_techer"))
+    with pytest.raises(SettingError, match="did you mean 'sam2'"):
+        next(run_checks("mean_teacher", network="sam3"))
+
+
+def test_a_method_is_tried_with_the_network_that_is_named():
+    tried = Candidate("mean_teacher", network="sam2")
+    assert tried.dimensions == (2,)
+    assert type(tried.bench().method.student).__name__ == "Sam2"
+    assert tried.config().plan.network.settings == {"size": "miniature"}
 
 
 def test_an_error_inside_a_method_names_its_line(user_method):

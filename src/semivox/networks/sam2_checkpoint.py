@@ -71,6 +71,7 @@ def warn_of_leakage(weights: str) -> None:
 
 def find(weights: str) -> Path:
     """The folder of a checkpoint; SettingError, with what to put where, if there is none."""
+    library()
     folder = Path(weights).expanduser()
     wanted = f"{FILES[0]} and {FILES[1]} of a SAM-2 checkpoint in the layout of transformers"
     if not folder.is_dir():

@@ -192,7 +192,8 @@ def _play(network: nn.Module, shape: tuple[int, ...], precision: torch.dtype) ->
     kept: dict[int, Tensor] = {}
     with FakeTensorMode():
         state = {
-            name: torch.empty(p.shape, dtype=p.dtype, requires_grad=True) for name, p in network.named_parameters()
+            name: torch.empty(p.shape, dtype=p.dtype, requires_grad=p.requires_grad)
+            for name, p in network.named_parameters()
         }
         own = {_storage(weight) for weight in state.values()}
         state |= {name: torch.empty(b.shape, dtype=b.dtype) for name, b in network.named_buffers()}

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,6 @@ LABELLED = 1
 PATCHES = {2: (24, 24), 3: (16, 16, 12)}
 """Dimensions → patch of a plan whose step takes some tens of milliseconds."""
 NETWORKS = {2: "unet", 3: "vnet"}
-SMALLEST = {"sam2": {"size": "miniature"}}
-"""Settings of small networks that have neither width nor levels."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,11 @@ def tiny_plan(
     network: a registered name; None takes U-Net in 2-D and V-Net in 3-D.
     """
     name = network or NETWORKS[dimensions]
-    settings = dict(SMALLEST.get(name, {"width": width, "levels": 3, "norm": "group"}))
+    wanted: dict[str, Any] = {"width": width, "levels": 3, "blocks": (1, 2), "norm": "group", "size": "miniature"}
     if not dropout:
-        named = find_network(name).Settings.model_fields
-        settings |= {key: off for key, off in (("dropout", 0.0), ("block_dropout", (0.0,))) if key in named}
+        wanted |= {"dropout": 0.0, "block_dropout": (0.0,)}
+    named = find_network(name).Settings.model_fields
+    settings = {key: value for key, value in wanted.items() if key in named}
     return Plan(
         preparation=PREPARATION,
         patch=PATCHES[dimensions],

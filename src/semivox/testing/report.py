@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from semivox.errors import SemivoxError, SettingError, first_line
+from semivox.networks import find_network
 from semivox.testing.candidate import Candidate
 from semivox.testing.checks import CHECKS
 from semivox.testing.processes import TwoProcesses
@@ -35,18 +36,20 @@ class Outcome:
         )
 
 
-def run_checks(name: str, settings: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
+def run_checks(name: str, settings: Mapping[str, Any] | None = None, network: str | None = None) -> Iterator[Outcome]:
     """Tries a method (a registered name or `file.py:Class`); yields after each check.
 
-    settings: where they differ from the defaults. Raises SettingError where there is no such method or setting. Any
-    error in a check is the method's fault.
+    settings: where they differ from the defaults. network: with which it is tried, see `Candidate`. Raises SettingError
+    where there is no such method, setting or network. Any error in a check is the method's fault.
     """
     if not __debug__:
         raise SettingError("methods test: Python runs with -O, which leaves checks out; run it without")
     with one_thread(), TwoProcesses() as processes:
         choice = MethodChoice(name=name, settings=dict(settings or {}))
         method_settings(choice)  # a wrong name is told before anything is tried
-        candidate = Candidate(name, choice.settings, processes)
+        if network is not None:
+            find_network(network)
+        candidate = Candidate(name, choice.settings, processes, network=network)
         for check in CHECKS:
             started = time.monotonic()
             fault = None
