@@ -36,6 +36,7 @@ METHODS = {
     "transmedseg": "semivox.methods.transmedseg:TransMedSeg",
     "aggregating_decoupling": "semivox.methods.aggregating_decoupling:AggregatingDecoupling",
     "versemi": "semivox.methods.versemi:VerSemi",
+    "dodnet": "semivox.methods.dodnet:DoDNet",
 }
 
 ALIASES = {

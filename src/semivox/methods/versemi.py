@@ -5,17 +5,16 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from semivox.data.labels import IGNORE
-from semivox.errors import RunError, SettingError
-from semivox.losses.foreground import Aggregate, aggregated, any_foreground, binary_cross_entropy, foreground_dice
+from semivox.errors import SettingError
+from semivox.losses.foreground import Aggregate, aggregated, any_foreground, foreground_dice
 from semivox.losses.reduction import batch_sum
 from semivox.methods.bidirectional_copy_paste import pair
 from semivox.methods.clock import Clock
-from semivox.methods.method import OTHER_NETWORK, Method, MethodSettings, Stage, Terms
+from semivox.methods.dodnet import DoDNet, organs_known, over_space, own_prompts, targets
+from semivox.methods.method import MethodSettings, Stage, Terms
 from semivox.methods.problem import Problem
-from semivox.networks.prompted import HeadNorm, PromptedNetwork
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.draws import generator
@@ -28,7 +27,7 @@ SYNTHETIC = "any foreground"
 """Name of the synthetic task's prompt, the last one."""
 
 
-class VerSemi(Method):
+class VerSemi(DoDNet):
     """Segment together: a versatile paradigm for semi-supervised medical image segmentation (Zeng et al., IEEE TMI
     2025, arXiv 2311.11686).
 
@@ -51,16 +50,14 @@ class VerSemi(Method):
     class, and it counts in a's term where a's task has the organ, in b's where b's has. So an organ that both know is
     taught all over the mix, one that only a knows is background in b's part. With binary tasks that is the above.
 
-    Prediction: the scores of the organs' prompts (foreground's logit less background's) beside 0 for background, in one
-    softmax. The organ of the largest score wins where its own probability exceeds ½. `task` limits it to that task's
-    organs; of one organ it is the document's two-class softmax. The synthetic prompt never predicts.
+    L_sup and prediction are DoDNet's here; the synthetic prompt never predicts.
 
     Where we differ: neighbours mix, not the first half with the second, so that partners lie on one rank; views are the
     project's weak ones at random places, there bare crops, of unlabelled scans always the centre; the head normalises
     by groups, as DoDNet's, by default (`head_norm`); and, as for every method here, a moving average is evaluated.
     """
 
-    class Settings(MethodSettings):
+    class Settings(DoDNet.Settings):
         pretraining_share: float = Field(0.5, gt=0, lt=1)
         """Share of the run that trains on labelled scans only; 1000 of 2000 epochs at most in the released code."""
         consistency_weight: float = Field(1.0, ge=0)
@@ -77,18 +74,11 @@ class VerSemi(Method):
         exclude_other_tasks: float | None = Field(None, gt=0, le=1)
         """τ: background is not taught to the synthetic prompt where the prompt of an organ that the sample's task does
         not annotate is at least so sure. None: it is, as released, although the organ may be there."""
-        head_norm: HeadNorm = "group"
-        """What the head normalises over. group: 16 groups of channels, as DoDNet. batch: as released, which mixes
-        tasks and modalities, and differs between training and prediction."""
-        average_decay: float = Field(0.99, ge=0, lt=1)
-        """α: decay of the evaluated average. The released code keeps one, but evaluates the student; 0 does that."""
 
     settings: Settings
-    prompts: Tensor
     views = Views(labelled=("weak",), unlabelled=("weak",), labelled_multiple=2, unlabelled_multiple=2)
-    requires = frozenset({"features", "maps"})
     paper: ClassVar[str] = "Zeng et al., IEEE TMI 2025"
-    weighs_classes = True
+    further_prompts = (SYNTHETIC,)
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
@@ -103,13 +93,7 @@ class VerSemi(Method):
                 f"versemi pairs samples, but the batch is {batch.labelled}+{batch.unlabelled}; give"
                 " plan.batch.labelled and plan.batch.unlabelled one even number"
             )
-        self.problem = problem
-        self.organs = problem.classes - 1
-        prompts = (*problem.labels.foreground, SYNTHETIC)
-        self.student = PromptedNetwork(problem.network(), prompts, self.settings.head_norm)
-        self.average = problem.average(self.student, self.settings.average_decay)
-        self.register_buffer("prompts", torch.arange(len(prompts)), persistent=False)
-        self.dice = torch.zeros(self.organs)
+        super().build(problem)
         self.shares = torch.zeros(self.organs + 1)
 
     def stages(self) -> Sequence[Stage]:
@@ -121,17 +105,6 @@ class VerSemi(Method):
         yield self.mixed(*pair(batch.labelled), clock)
         if clock.stage == TRAIN:
             yield self.pasted(batch.unlabelled, batch.labelled, clock)
-
-    def supervised(self, stream: Stream) -> Tensor:
-        """L_sup of labelled scans as they are, each under the prompts of its own task."""
-        assert stream.label is not None
-        numbers, own = own_prompts(organs_known(stream))
-        scores = self.student(stream.image, numbers)
-        target, counted = targets(stream.label, numbers)
-        sets = torch.cat([own.unsqueeze(0), own & (numbers == self.prompts[:-1].view(-1, 1, 1))])
-        dice, *of_organs = foreground_dice(scores.sigmoid(), target, counted, sets)
-        self.dice = 1 - torch.stack(of_organs).detach()
-        return dice + binary_cross_entropy(scores, target, counted & over_space(own, counted))
 
     def mixed(self, a: Stream, b: Stream, clock: Clock) -> Terms:
         """L_syn, and in the first stage L_spec, of labelled scans with boxes of their neighbours."""
@@ -194,56 +167,11 @@ class VerSemi(Method):
         sums = batch_sum(torch.cat([(probabilities * weight).flatten(2).sum((0, 2)), weight.sum().view(1)]))
         self.shares = sums[:-1] / sums[-1].clamp_min(1)
 
-    def predict(self, image: Tensor, task: str) -> Tensor:
-        organs = torch.tensor(self.problem.classes_of(task), device=image.device)
-        scores = self.average.module(image, organs - 1)
-        chosen = torch.cat([torch.zeros_like(scores[:, :1]), scores], 1).softmax(1)
-        probabilities = chosen.new_zeros(len(image), self.problem.classes, *image.shape[2:])
-        probabilities[:, [0, *self.problem.classes_of(task)]] = chosen
-        return probabilities
-
-    def inference_modules(self) -> tuple[nn.Module, ...]:
-        return (self.average,)
-
-    def initialise_from(self, donor: Method) -> None:
-        """Prompts take the weights of those that have their name, so that an organ keeps what it was taught; the
-        prompts of further organs begin anew."""
-        if not isinstance(donor, VerSemi):
-            raise RunError("it was trained by another method than versemi, and has no prompts; give a run of versemi")
-        given = donor.average.module
-        assert isinstance(given, PromptedNetwork)
-        try:
-            self.student.take_weights(given)
-        except ValueError:
-            raise RunError(OTHER_NETWORK) from None
-        self.average.module.load_state_dict(self.student.state_dict())
-
     def diagnostics(self, class_names: Sequence[str]) -> dict[str, float]:
-        """Of each organ's prompt the soft Dice on labelled scans of the last step, 1 where no task had the organ, and
-        in the second stage of every prompt the share of foreground in what it sees there."""
+        """As of DoDNet, and in the second stage of every prompt the share of foreground in what it sees there."""
         prompts = (*class_names[1:], SYNTHETIC)
-        dice = {f"prompt_dice/soft/{name}": float(value) for name, value in zip(prompts, self.dice, strict=False)}
-        return dice | {f"prompt/share/{name}": float(value) for name, value in zip(prompts, self.shares, strict=True)}
-
-
-def organs_known(stream: Stream) -> Tensor:
-    """(B, K - 1) bool: the organs that each sample's task annotates."""
-    return stream.known[:, 1:]
-
-
-def own_prompts(known: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of the prompts that each sample knows, (B, P), as many as one of them has at most, and which are its
-    own, (B, P) bool: samples that know fewer are filled up with others. known: (B, prompts) bool."""
-    most = max(int(known.sum(1).max()), 1)
-    numbers = known.int().argsort(stable=True, dim=1, descending=True)[:, :most]
-    return numbers, known.gather(1, numbers)
-
-
-def targets(label: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a label (B, *space) has the organs of prompts (B, P), and where it is known: (B, P, *space) bool and
-    (B, 1, *space) bool."""
-    label = label.unsqueeze(1)
-    return label == over_space(numbers + 1, label), label != IGNORE
+        shares = {f"prompt/share/{name}": float(value) for name, value in zip(prompts, self.shares, strict=True)}
+        return super().diagnostics(class_names) | shares
 
 
 def other_organs(probabilities: Tensor, known: Tensor, threshold: float) -> Tensor:
@@ -252,8 +180,3 @@ def other_organs(probabilities: Tensor, known: Tensor, threshold: float) -> Tens
     probabilities: (B, K - 1, *space). known: (B, K - 1) bool.
     """
     return ((probabilities >= threshold) & over_space(~known, probabilities)).any(1, keepdim=True)
-
-
-def over_space(values: Tensor, maps: Tensor) -> Tensor:
-    """Values (B, P) for every voxel of `maps` (B, any, *space)."""
-    return values.view(*values.shape, *[1] * (maps.ndim - 2))
