@@ -123,3 +123,18 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_prepared(phan
         )
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "stores").exists()
+
+
+def test_the_encoders_rate_holds_in_the_engine(checkpoint, tmp_path):
+    config = config_with(checkpoint, "supervised", iterations=2)
+    still = config.plan.network.model_copy(update={"settings": {**config.plan.network.settings, "encoder_rate": 0.0}})
+    config = config.model_copy(update={"plan": config.plan.model_copy(update={"network": still})})
+    method, _ = build(config, dataset_of(config))
+    before = {name: tensor.clone() for name, tensor in method.network.state_dict().items()}
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    fit(config, run)
+    trained = load_checkpoint(run.last)["method"]
+    changed = {name for name, tensor in before.items() if not torch.equal(trained[f"network.{name}"], tensor)}
+    assert changed
+    assert not any(name.startswith("encoder.") for name in changed)
