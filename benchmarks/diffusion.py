@@ -3,10 +3,11 @@
 The diffusion V-Net at its published width of 32, bfloat16. Times are of 2 + 2 patches of 48x48x32; both methods have a
 fresh process and step in turns; seconds are of processor time on one thread, medians, ratios over pairs of steps. The
 floor is what the formula's 14 passes cost: a pass with its backward pass counts three, one without gradient one. A
-sampling pass is a tenth of what ten DDIM steps take more than none, in units of the third of a labelled-only step that
-is its pass. Memory is the peak of a process at the published patch of 112x112x80, above what it had before the method
+sampling pass is a ninth of what ten DDIM steps take more than one; a pass of labelled-only training is a third of its
+step. Memory is the peak of a process at the published patch of 112x112x80, above what it had before the method
 was built, in the second step of a run: as the engine works, with each of the three terms back-propagated before the
-next is computed, and, for comparison, all at once. What 4 + 4 need is drawn out from 1 + 1 and 2 + 2.
+next is computed, and, for comparison, all at once. It moves by half a GiB from run to run, with where the gaps in the
+heap happen to be. What 4 + 4 need is drawn out from 1 + 1 and 2 + 2.
 
     python -m benchmarks diffusion
 """
