@@ -428,6 +428,50 @@ MUTATIONS = (
         "@torch.enable_grad()\n    def pseudo_scores",
         "test_a_step_makes_the_encoder_passes_of_its_demand",
     ),
+    Mutation("dodnet", "average off", *AVERAGES_OFF, averages_follow_their_sources),
+    Mutation(
+        "versemi",
+        "padding counts",
+        "synthetic, whole, valid.unsqueeze(1))",
+        "synthetic, whole)",
+        padding_never_counts,
+    ),
+    Mutation(
+        "versemi",
+        "the box is the whole mix",
+        "counted * boxes.unsqueeze(1)",
+        "counted",
+        "test_the_second_stage_equals_a_slow_version[released-2-binary]",
+    ),
+    Mutation(
+        "versemi",
+        "always the boxes of all samples",
+        "if self.settings.released_box else box",
+        "if True else box",
+        "test_the_second_stage_equals_a_slow_version[released-2-binary]",
+    ),
+    Mutation(
+        "versemi",
+        "prompts of other tasks learn",
+        "counted & over_space(own, counted))",
+        "counted)",
+        "test_the_first_stage_equals_a_slow_version[2-several organs]",
+        function="semivox.methods.dodnet:DoDNet.supervised",
+    ),
+    Mutation(
+        "versemi",
+        "a's organs count in b's term",
+        "numbers, _ = own_prompts(knowns.any(0))",
+        "numbers, _ = own_prompts(knowns[0])",
+        "test_the_first_stage_equals_a_slow_version[2-binary]",
+    ),
+    Mutation(
+        "versemi",
+        "the aggregate is always detached",
+        "if self.settings.detach_aggregate else whole",
+        "if True else whole",
+        "test_the_consistency_reaches_the_organs_prompts_unless_they_are_detached[False]",
+    ),
 )
 
 
