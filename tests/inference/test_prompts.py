@@ -253,3 +253,8 @@ def test_every_pixel_counts_where_no_confidence_is_given():
     label, _ = worked_example()
     found = find_prompts(label, None, 2, PromptRules(minimum_area=1))
     assert found.masks[:, 0].sum((1, 2)).tolist() == [9, 12, 9, 0]
+
+
+def test_a_pixel_at_the_threshold_counts():
+    label = np.ones((2, 4, 4), int)
+    assert find_prompts(label, np.full(label.shape, 0.5), 2, PromptRules(confidence=0.5)).valid.all()

@@ -101,3 +101,9 @@ def test_gradients_are_finite_where_a_feature_is_0():
         both = torch.zeros(1, 4, 2, 2, dtype=kind, requires_grad=True)
         sum(part.sum() for part in enhance(both, both)).backward()
         assert both.grad.isfinite().all()
+
+
+def test_similarity_never_leaves_0_to_1():
+    weak = torch.randn(1, 7, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert similarity(weak, 3 * weak).max() <= 1
+    assert similarity(weak, -3 * weak).min() >= 0

@@ -97,6 +97,7 @@ def test_features_run_fine_to_coarse_and_maps_back(name, dimensions):
     assert [level.shape[1] for level in maps] == list(network.map_channels)
     assert features[0].shape[2:] == maps[-1].shape[2:] == x.shape[2:]
     assert all(fine.numel() > coarse.numel() for fine, coarse in itertools.pairwise(f[0, 0] for f in features))
+    assert all(coarse.numel() < fine.numel() for coarse, fine in itertools.pairwise(m[0, 0] for m in maps))
 
 
 @in_each_dimensionality([name for name in OPEN if name != "sam2"])  # whose coarsest level joins the one above
