@@ -83,8 +83,27 @@ def test_content_of_metrics_json(folders, tmp_path):
         np.mean([score["dice"] for score in by_case(metrics)["c"].values()])
     )
     assert metrics["domains"]["here"]["wall"]["dice"]["n"] == 3
+    assert metrics["tasks"] == {}
     for name in (*METRICS, "empty", "mean", "deviation"):
         assert metrics["definitions"][name].endswith(".")
+
+
+def test_each_of_several_tasks_is_summarised_over_its_classes(folders):
+    predictions, labels = folders
+    content = json.loads((labels.parent / "dataset.json").read_text())
+    tasks = {"walls": ["wall"], "both": ["wall", "cavity"]}
+    (labels.parent / "dataset.json").write_text(json.dumps(content | {"tasks": tasks}))
+    table = (labels.parent / "cases.csv").read_text().splitlines()
+    rows = [table[0] + ",task", *(row + (",walls" if row.startswith('"a"') else ",both") for row in table[1:])]
+    (labels.parent / "cases.csv").write_text("\n".join(rows))
+    metrics = evaluate(predictions, read_dataset(labels.parent))
+    assert by_case(metrics)["a"].keys() == {"wall"}
+    assert {entry["case"]: entry["task"] for entry in metrics["cases"]}["a"] == "walls"
+    assert {task: set(summary) for task, summary in metrics["tasks"].items()} == {
+        "walls": {"wall", "mean"},
+        "both": {"wall", "cavity", "mean"},
+    }
+    assert metrics["tasks"]["walls"]["mean"]["dice"]["mean"] == by_case(metrics)["a"]["wall"]["dice"]
 
 
 def test_scores_are_in_mm_of_the_file(folders):

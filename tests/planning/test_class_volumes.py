@@ -40,3 +40,10 @@ def test_labels_are_worth_opening_only_where_domains_share_a_class(tasks, expect
     dataset = Dataset("d", Path("d"), ("MRI",), LabelMap(("background", "a", "b"), (0, 1, 2)), tuple(cases), tasks)
     assert shares_classes(dataset) == expected
     assert not shares_classes(dataset.hide_labels({"y": 0}))
+
+
+def test_sets_are_told_apart_where_their_domains_have_one_name():
+    scans = [scan("site", LV=60), scan("site", LV=6)]
+    joined = [one.model_copy(update={"case": f"{name}__a"}) for one, name in zip(scans, ("old", "new"), strict=True)]
+    assert doubts(*scans) == []
+    assert doubts(*joined)[0].startswith("class 'LV' is 60 ml in old and 6 ml in new;")

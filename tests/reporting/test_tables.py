@@ -6,12 +6,16 @@ from semivox.reporting.tables import (
     DICE,
     HD95,
     METRICS,
+    OVER_TASKS,
     case_rows,
     comparison,
     domain_rows,
     key_figures,
     mean_scores,
     score_rows,
+    task_results,
+    task_rows,
+    tasks_are_domains,
 )
 
 VOLUME_ERROR = METRICS[-1]
@@ -96,7 +100,7 @@ def test_runs_are_compared_over_the_cases_that_both_scored() -> None:
     compared = comparison(run, baseline)
     assert compared is not None
     row = compared.headline
-    assert (row.baseline, row.run, row.difference, row.n) == ("0.600", "0.750", "+0.150", 2)
+    assert (row.other, row.run, row.difference, row.n) == ("0.600", "0.750", "+0.150", 2)
 
 
 @pytest.mark.parametrize(
@@ -142,16 +146,59 @@ def test_scans_of_one_patient_count_once_in_the_interval() -> None:
     assert four_patients.headline.interval != ""
 
 
+def test_classes_that_one_run_does_not_know_are_left_out_of_the_comparison() -> None:
+    joint = metrics_of({"a": {"liver": 0.8, "kidney": 0.2}, "b": {"liver": 0.6, "kidney": 0.2}})
+    compared = comparison(joint, metrics_of({"a": {"liver": 0.7}, "b": {"liver": 0.5}}))
+    assert compared is not None
+    assert [row.name for row in compared.rows] == ["Dice, mean over classes", "HD95, mean over classes"]
+    assert (compared.headline.other, compared.headline.run) == ("0.600", "0.700")
+
+
+def of_tasks(dice: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+    """Scores whose task is what stands before the case's first digit; the domain its first letter."""
+    metrics = metrics_of(dice)
+    for case in metrics["cases"]:
+        case["task"] = case["case"].rstrip("0123456789")
+    return metrics
+
+
+def test_tasks_have_a_row_each_and_count_alike_in_their_mean() -> None:
+    metrics = of_tasks(
+        {"ct1": {"liver": 0.9}, "ct2": {"liver": 0.7}, "mr1": {"LV": 0.2, "RV": 0.4}, "mr2": {"LV": 0.0}}
+    )
+    rows = {row.name: (row.cells[0].mean, row.cells[0].n, row.empty_predictions) for row in task_rows(metrics)}
+    assert rows == {"ct": ("0.800", 2, 0), "mr": ("0.150", 2, 1), OVER_TASKS: ("0.475", 2, 1)}
+    assert not task_rows(metrics)[-1].cells[0].interval
+
+
+def test_a_tasks_table_has_its_classes_its_cases_and_the_runs_that_scored_them() -> None:
+    metrics = of_tasks({"ct1": {"liver": 0.9}, "mr1": {"LV": 0.2, "RV": 0.4}})
+    ct, mr = task_results(metrics, [("alone", metrics_of({"mr1": {"LV": 0.6}}))])
+    assert (ct.task, ct.classes, [row.name for row in ct.rows], ct.others) == ("ct", ("liver",), ["liver"], ())
+    assert (mr.classes, [row.name for row in mr.rows]) == (("LV", "RV"), ["LV", "RV", "mean"])
+    assert (mr.others, [case.others for case in mr.cases]) == (("alone",), [("0.600",)])
+    assert len(mr.cases[0].classes) == 2
+
+
+def test_one_task_or_scores_of_before_there_were_tasks_make_no_table_of_tasks() -> None:
+    old = metrics_of({"ct1": {"liver": 0.9}, "mr1": {"LV": 0.2}})
+    assert (task_rows(old), task_results(old)) == ([], [])
+    assert not tasks_are_domains(old)
+    assert not tasks_are_domains(of_tasks({"ct1": {"liver": 0.9}}))
+    assert tasks_are_domains(of_tasks({"c1": {"liver": 0.9}, "m1": {"LV": 0.2}}))
+
+
 def test_no_common_case_means_no_comparison() -> None:
     assert comparison(metrics_of({"a": {"liver": 0.5}}), metrics_of({"b": {"liver": 0.5}})) is None
 
 
 def test_cases_run_from_the_worst_to_the_best_and_tell_what_was_empty() -> None:
     metrics = metrics_of({"good": {"liver": 0.9}, "failed": {"liver": 0.0}, "undefined": {"liver": None}})
-    rows = case_rows(metrics, metrics_of({"good": {"liver": 0.8}}))
+    rows = case_rows(metrics, [("other", metrics_of({"good": {"liver": 0.8}}))])
     assert [row.case for row in rows] == ["undefined", "failed", "good"]
     assert rows[1].classes == (("0.000", "–", "nothing predicted"),)
-    assert (rows[2].mean, rows[2].baseline) == ("0.900", "0.800")
+    assert (rows[2].mean, rows[2].others) == ("0.900", ("0.800",))
+    assert rows[0].others == ("–",)
 
 
 def test_key_figures_say_how_many_cases_lack_a_reference() -> None:

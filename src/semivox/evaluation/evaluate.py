@@ -64,7 +64,8 @@ def evaluate(
     metrics = {
         "cases": entries,
         "summary": _summarise(entries, [case.patient for case in cases], names),
-        "domains": _summarise_domains(entries, cases, names),
+        "domains": _summarise_parts(entries, cases, names, "domain"),
+        "tasks": _summarise_parts(entries, cases, names, "task"),
         "unscored": list(matching.unscored),
         "unpredicted": list(matching.unpredicted),
         "unscored_classes": list(matching.unpredictable),
@@ -119,7 +120,8 @@ def _score(case: Case, matching: Matching, unit: str, tolerance: float) -> tuple
     if reference.is_picture:
         for found in scores.values():
             found |= {"prediction_ml": math.nan, "reference_ml": math.nan}
-    return {"case": case.id, "domain": case.domain, "group": case.group, "scores": scores}, reference.is_picture
+    entry = {"case": case.id, "domain": case.domain, "task": case.task, "group": case.group, "scores": scores}
+    return entry, reference.is_picture
 
 
 def _summarise(
@@ -143,17 +145,18 @@ def _summarise(
     return summary
 
 
-def _summarise_domains(
-    entries: Sequence[Mapping[str, Any]], cases: Sequence[Case], names: list[str]
+def _summarise_parts(
+    entries: Sequence[Mapping[str, Any]], cases: Sequence[Case], names: list[str], part: str
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Domain → the summary of its cases; empty where all are of one."""
-    domains = dict.fromkeys(case.domain for case in cases)
-    if len(domains) < 2:
+    """Domain, or task, as `part` says → the summary of its cases; empty where all are of one."""
+    places: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        places.setdefault(entry[part], []).append(place)
+    if len(places) < 2:
         return {}
-    places = {domain: [place for place, case in enumerate(cases) if case.domain == domain] for domain in domains}
     return {
-        domain: _summarise([entries[place] for place in own], [cases[place].patient for place in own], names)
-        for domain, own in places.items()
+        name: _summarise([entries[place] for place in own], [cases[place].patient for place in own], names)
+        for name, own in places.items()
     }
 
 

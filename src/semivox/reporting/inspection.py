@@ -156,7 +156,8 @@ def _add(table: Table, *cells: object) -> None:
 def _case_table(dataset: Dataset) -> Table:
     """Cases per split, and per domain and task where there are any."""
     keys = dict.fromkeys((case.split, case.domain, case.task) for case in dataset)
-    has_domains, has_tasks = (any(key[place] != DEFAULT for key in keys) for place in (1, 2))
+    has_domains = any(domain != DEFAULT for _, domain, _ in keys)
+    has_tasks = any(task not in (DEFAULT, domain) for _, domain, task in keys)
     names = [name for name, shown in (("domain", has_domains), ("task", has_tasks)) if shown]
     table = _table("Cases", "split", *names, "cases", "patients", "with label", "without")
     for split, domain, task in sorted(keys, key=lambda key: SPLITS.index(key[0])):

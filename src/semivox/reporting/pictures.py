@@ -17,8 +17,11 @@ from PIL import Image
 
 from semivox.data.volume import Volume
 
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
-"""Okabe and Ito's palette, told apart with any colour vision; more classes than seven start over."""
+DISTINCT = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+"""Okabe and Ito's palette, told apart with any colour vision."""
+
+COLOURS = (*DISTINCT, "#9a6fe0", "#a6d854", "#7f4f24", "#ff9da7", "#882255", "#00d5c8", "#c9b18c")
+"""Then others, for joined sets of many organs; more classes than these start over."""
 
 LEAST_MARGIN = 8
 """Voxels shown at least around what is segmented."""
@@ -102,7 +105,7 @@ def overlay(
 
 def domain_colours(names: Iterable[str]) -> dict[str, str]:
     """Domain → colour; the palette from its dark end, for thin lines on a white page."""
-    return {name: COLOURS[-1 - index % len(COLOURS)] for index, name in enumerate(names)}
+    return {name: DISTINCT[-1 - index % len(DISTINCT)] for index, name in enumerate(names)}
 
 
 def colours(names: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

@@ -58,7 +58,7 @@ def verdict(record: Record, comparison: Comparison | None) -> tuple[str, str, st
             else "The labelled-only run beside this one has no scored case in common with it.",
         )
     row = comparison.headline
-    text = f"Mean Dice {row.run} against {row.baseline} with the labelled scans alone, {row.difference} per case"
+    text = f"Mean Dice {row.run} against {row.other} with the labelled scans alone, {row.difference} per case"
     text += f" (95 % interval {row.interval}, " if row.interval else " ("
     text += f"{_count(row.n, 'case')})."
     if row.includes_zero:
@@ -109,6 +109,11 @@ def notes(record: Record, dataset: Dataset | None) -> list[str]:
         found.append(
             f"{_count(empty, 'prediction')} of a class came out empty although the class was there. Dice counts 0 for"
             " them; distances are not defined and leave them out, which flatters HD95 and ASD."
+        )
+    if len({case.get("task") for case in record.metrics["cases"]}) > 1:
+        found.append(
+            "Each test case was predicted for its own task, as published: what a class of another task would have taken"
+            " from it does not show in the scores, only in the pictures of every class."
         )
     if record.metrics["unit"] == "voxel":
         found.append("Distances are in voxels and cannot be compared with distances in millimetres.")

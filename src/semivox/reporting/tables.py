@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from semivox.data.case import DEFAULT
 from semivox.evaluation.statistics import compare_paired, summarise
 
 DASH = "–"
@@ -17,6 +18,14 @@ Verdict = Literal["better", "undecided", "worse"]
 
 Scores = dict[str, float]
 """Case → score."""
+
+Others = Sequence[tuple[str, Mapping[str, Any]]]
+"""(title, content of metrics.json) of other runs on the same cases."""
+
+MEAN = "mean"
+"""Names the row of the mean over classes, as in metrics.json."""
+
+OVER_TASKS = "Mean over tasks"
 
 UNTRAINED = 0.5
 """Where no case of either run reaches this mean Dice, both have hardly learnt their task."""
@@ -75,7 +84,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One class (or `mean`, or a domain): a cell per metric."""
+    """One class (or `mean`, or a domain, or a task): a cell per metric."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -84,17 +93,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of both runs over the cases that both have, and this run's minus the labelled-only one's."""
+    """One score of both runs over the cases that both have, and this run's minus the other's."""
 
     name: str
     unit: str
-    baseline: str
+    other: str
     run: str
     difference: str
     interval: str
     n: int
     verdict: Verdict
-    """worse: the labelled-only run is ahead, by however little. better: this run is, and the interval excludes zero."""
+    """worse: the other run is ahead, by however little. better: this run is, and the interval excludes zero."""
     includes_zero: bool
 
 
@@ -116,13 +125,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One test case: its mean Dice in both runs and, per class, Dice, HD95 and what was empty (or nothing)."""
+    """One test case: its mean Dice here and in other runs; per class Dice, HD95 and what was empty (or nothing)."""
 
     case: str
     domain: str
     mean: str
-    baseline: str
+    others: tuple[str, ...]
     classes: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The test cases of one task of several: a row per class and their mean, and the cases themselves."""
+
+    task: str
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    others: tuple[str, ...]
+    """Titles of the other runs that scored some of these cases."""
+    cases: tuple[CaseRow, ...]
 
 
 @dataclass(frozen=True)
@@ -159,9 +180,9 @@ def key_figures(metrics: Mapping[str, Any], compared: Comparison | None) -> list
 def score_rows(metrics: Mapping[str, Any]) -> list[Row]:
     """A row per class, then the mean over classes, as metrics.json summarises them."""
     summary = metrics["summary"]
-    names = [name for name in summary if name != "mean"]
-    if "mean" in summary and len(names) > 1:
-        names.append("mean")
+    names = [name for name in summary if name != MEAN]
+    if MEAN in summary and len(names) > 1:
+        names.append(MEAN)
     rows = []
     for name in names:
         cells = tuple(_cell(summary[name].get(metric.key), metric) for metric in METRICS)
@@ -171,21 +192,67 @@ def score_rows(metrics: Mapping[str, Any]) -> list[Row]:
 
 def domain_rows(metrics: Mapping[str, Any]) -> list[Row]:
     """For each domain a row per class, then the mean over its classes; none where there is one domain."""
-    domains = list(dict.fromkeys(case["domain"] for case in metrics["cases"]))
-    if len(domains) < 2:
-        return []
     rows = []
-    for domain in domains:
-        cases = [case for case in metrics["cases"] if case["domain"] == domain]
-        names = list(dict.fromkeys(name for case in cases for name in case["scores"]))
+    for domain, cases in _parts(metrics, "domain").items():
+        names = class_names({"cases": cases})
         single = len(names) == 1
         for only in (None,) if single else (*names, None):
             title = domain if single else f"{domain}, {only or 'mean'}"
-            rows.append(_domain_row(title, cases, only))
+            rows.append(_part_row(title, cases, only))
     return rows
 
 
-def _domain_row(title: str, cases: Sequence[Mapping[str, Any]], only: str | None) -> Row:
+def tasks_are_domains(metrics: Mapping[str, Any]) -> bool:
+    """Whether each task is a domain, as where every data set has its own classes."""
+    return all(case["domain"] == _task(case) for case in metrics["cases"])
+
+
+def task_rows(metrics: Mapping[str, Any]) -> list[Row]:
+    """A row per task, the mean over its classes, and below the mean over tasks; none where there is one task.
+
+    That mean counts every task alike, however many test cases it has. It has no interval: there are as many values as
+    tasks.
+    """
+    rows = [_part_row(task, cases, None) for task, cases in _parts(metrics, "task").items()]
+    if not rows:
+        return []
+    cells = []
+    for metric in METRICS:
+        means = [mean_scores(cases, metric.key) for cases in _parts(metrics, "task").values()]
+        defined = [float(np.mean(list(own.values()))) for own in means if own]
+        cells.append(Cell(metric.text(float(np.mean(defined)) if defined else None), "", "", len(defined)))
+    return [*rows, Row(OVER_TASKS, tuple(cells), sum(row.empty_predictions for row in rows))]
+
+
+def task_results(metrics: Mapping[str, Any], others: Others = ()) -> list[TaskResult]:
+    """What each task's test cases came to, in this run and in `others`; none where there is one task."""
+    results = []
+    for task, cases in _parts(metrics, "task").items():
+        names = class_names({"cases": cases})
+        rows = [_part_row(name, cases, name) for name in names]
+        if len(names) > 1:
+            rows.append(_part_row(MEAN, cases, None))
+        ids = {case["case"] for case in cases}
+        own = [(title, other) for title, other in others if ids.intersection(case["case"] for case in other["cases"])]
+        titles = tuple(title for title, _ in own)
+        results.append(TaskResult(task, tuple(names), tuple(rows), titles, tuple(case_rows({"cases": cases}, own))))
+    return results
+
+
+def _parts(metrics: Mapping[str, Any], by: Literal["domain", "task"]) -> dict[str, list[Mapping[str, Any]]]:
+    """Domain, or task → its cases; none where all are of one."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for case in metrics["cases"]:
+        found.setdefault(_task(case) if by == "task" else case["domain"], []).append(case)
+    return found if len(found) > 1 else {}
+
+
+def _task(case: Mapping[str, Any]) -> str:
+    """The case's task; scores of before there were tasks know none."""
+    return case.get("task", DEFAULT)
+
+
+def _part_row(title: str, cases: Sequence[Mapping[str, Any]], only: str | None) -> Row:
     """One class of some cases, or the mean over their classes."""
     means = [mean_scores(cases, metric.key, only) for metric in METRICS]
     columns = np.array([[mean.get(case["case"], np.nan) for mean in means] for case in cases])
@@ -211,25 +278,37 @@ def mean_scores(cases: Sequence[Mapping[str, Any]], key: str, only: str | None =
     return means
 
 
-def comparison(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comparison | None:
-    """The labelled-only run beside this one, over the cases scored in both; None where there is no such case."""
+def comparison(metrics: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison | None:
+    """Another run beside this one, over the cases and classes scored in both; None where there is no such case."""
+    metrics, other = _in_common(metrics, other), _in_common(other, metrics)
     mean = "mean over classes"
     names = class_names(metrics)
     wanted = [(DICE, mean), *((DICE, name) for name in names if len(names) > 1), (HD95, mean)]
     rows = []
     for metric, name in wanted:
         only = None if name is mean else name
-        run, other = (mean_scores(side["cases"], metric.key, only) for side in (metrics, baseline))
+        here, there = (mean_scores(side["cases"], metric.key, only) for side in (metrics, other))
         patients = _patients(metrics["cases"])
-        rows.append(_difference(f"{metric.title}, {name}", metric, run, other, patients, metrics["unit"]))
-    dice = [score for side in (metrics, baseline) for score in mean_scores(side["cases"], DICE.key).values()]
+        rows.append(_difference(f"{metric.title}, {name}", metric, here, there, patients, metrics["unit"]))
+    dice = [score for side in (metrics, other) for score in mean_scores(side["cases"], DICE.key).values()]
     return Comparison(tuple(row for row in rows if row.n), max(dice) < UNTRAINED) if rows[0].n else None
 
 
-def case_rows(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[CaseRow]:
+def _in_common(metrics: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`metrics` with the cases that `other` has too, and of each the classes that it has there."""
+    theirs = {case["case"]: case["scores"] for case in other["cases"]}
+    cases = [
+        {**case, "scores": {name: score for name, score in case["scores"].items() if name in theirs[case["case"]]}}
+        for case in metrics["cases"]
+        if case["case"] in theirs
+    ]
+    return {**metrics, "cases": cases}
+
+
+def case_rows(metrics: Mapping[str, Any], others: Others = ()) -> list[CaseRow]:
     """A row per scored case, from the worst mean Dice to the best."""
     means = mean_scores(metrics["cases"], DICE.key)
-    others = mean_scores(baseline["cases"], DICE.key) if baseline else {}
+    means_of_others = [mean_scores(other["cases"], DICE.key) for _, other in others]
     rows = []
     for case in sorted(metrics["cases"], key=lambda case: (means.get(case["case"], -1.0), case["case"])):
         classes = []
@@ -237,8 +316,8 @@ def case_rows(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) ->
             score = case["scores"].get(name, {})
             empty = EMPTY.get(score.get("empty"), "")
             classes.append((DICE.text(score.get("dice")), HD95.text(score.get("hd95")), empty))
-        mean, other = (DICE.text(scores.get(case["case"])) for scores in (means, others))
-        rows.append(CaseRow(case["case"], case["domain"], mean, other, tuple(classes)))
+        mean, *other = (DICE.text(scores.get(case["case"])) for scores in (means, *means_of_others))
+        rows.append(CaseRow(case["case"], case["domain"], mean, tuple(other), tuple(classes)))
     return rows
 
 
