@@ -271,6 +271,8 @@ def test_stages_and_what_they_read():
     assert (first.share, first.unlabelled) == (0.3, False)
     assert (second.share, second.unlabelled) == (0.7, True)
     assert second.keep_optimisers
+    (alone,) = find_method(NAME)(find_method(NAME).Settings(pretraining_share=1)).stages()
+    assert not alone.unlabelled
 
 
 def test_only_the_last_prompt_is_no_organ():

@@ -58,8 +58,9 @@ class VerSemi(DoDNet):
     """
 
     class Settings(DoDNet.Settings):
-        pretraining_share: float = Field(0.5, gt=0, lt=1)
-        """Share of the run that trains on labelled scans only; 1000 of 2000 epochs at most in the released code."""
+        pretraining_share: float = Field(0.5, gt=0, le=1)
+        """Share of the run that trains on labelled scans only; 1000 of 2000 epochs at most in the released code. 1: the
+        first stage alone, which is all that the released command runs."""
         consistency_weight: float = Field(1.0, ge=0)
         """Weight of L_cons; published: 1."""
         ramp_share: float = Field(0.0, ge=0, le=1)
@@ -98,7 +99,8 @@ class VerSemi(DoDNet):
 
     def stages(self) -> Sequence[Stage]:
         share = self.settings.pretraining_share
-        return (Stage(PRETRAIN, share, unlabelled=False), Stage(TRAIN, 1 - share))
+        pretraining = Stage(PRETRAIN, share, unlabelled=False)
+        return (pretraining,) if share == 1 else (pretraining, Stage(TRAIN, 1 - share))
 
     def parts(self, batch: Batch, clock: Clock) -> Iterator[Terms]:
         yield {"supervised": self.supervised(batch.labelled)}
