@@ -111,6 +111,9 @@ def augmented(Base: type[Method]) -> type[Augmented]:
         "__module__": Base.__module__,
         "Base": Base,
         "Settings": Settings,
-        **{name: getattr(Base, name) for name in ("views", "requires", "preferred_network", "paper", "covers", "weighs_classes")},
+        **{
+            name: getattr(Base, name)
+            for name in ("views", "requires", "preferred_network", "paper", "covers", "weighs_classes")
+        },
     }
     return type(f"Augmented{Base.__name__}", (Augmented,), attributes)
