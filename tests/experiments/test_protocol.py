@@ -4,14 +4,17 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 
 import semivox
+from semivox.data import nifti
 from semivox.data.layout import read_dataset
+from semivox.data.volume import Grid
 from semivox.errors import DataError, SettingError
 from semivox.experiments.benchmark import make_grid
-from semivox.experiments.protocol import assigned_lists, check_data, check_scans, read_protocol
+from semivox.experiments.protocol import about, assigned_lists, check_data, check_scans, read_protocol
 from semivox.training.config import Config
 from semivox.training.fit import read_data, training_data
 from semivox.training.run import RunFolder
@@ -352,6 +355,51 @@ def test_scans_must_be_cut_as_the_protocols_are(write_protocol, tmp_path, croppe
         found = "scans are cut, those of protocol tiny are whole"
     with pytest.raises(DataError, match=found):
         check_data(protocol, [folder], 1)
+
+
+def two_sets(content):
+    """A protocol of the phantom and of another of its kind, which has a name and a class of its own."""
+    content["data"] |= {
+        "folders": ["phantom", "other"],
+        "classes": ["liver", "kidney", "vessel", "spleen"],
+        "labelled": {"scanner_a": 1, "other-set": 3},
+        "rows": [{"scanner_a": 1, "other-set": 3}],
+        "splits": "assigned",
+        "lists": {"phantom": PARTIAL, "other": {"train": ["a", "b", "c"], "test": ["d"]}},
+        "cropped": ["other"],
+    }
+
+
+def write_other(folder):
+    """Scans of one domain that nobody named."""
+    grid = Grid((12, 10, 8), np.eye(4))
+    array = np.random.default_rng(0).integers(0, 200, grid.shape).astype(np.int16)
+    for split, cases in (("Tr", "abc"), ("Ts", "d")):
+        for case in cases:
+            nifti.write(folder / f"images{split}" / f"{case}_0000.nii.gz", array, grid)
+            nifti.write(folder / f"labels{split}" / f"{case}.nii.gz", (array > 100).astype(np.uint8), grid)
+    labels = {"background": 0, "spleen": 1}
+    content = {"name": "other set", "channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 3, "cropped_around_reference": True}))
+
+
+def test_some_of_a_protocols_data_sets_can_be_trained_on_alone(write_protocol, train, tmp_path):
+    protocol = read_protocol(write_protocol(two_sets))
+    phantom, other = tmp_path / "data" / "phantom", tmp_path / "data" / "other"
+    write_other(other)
+    assert about(protocol, [phantom, other]) is protocol
+    first, second = (about(protocol, [folder]).data for folder in (phantom, other))
+    assert (first.classes, second.classes) == (("liver", "kidney", "vessel"), ("spleen",))
+    assert (first.labelled, second.labelled) == ({"scanner_a": 1}, {"default": 3})
+    assert (first.cropped, second.cropped) == ((), ("other",))
+    assert second.lists["other"].test == ("d",)
+    assert about(protocol, [other]).published.figures == ()
+    check_data(about(protocol, [other]), [other], second.labelled)
+    config = Config.load(train("run", "supervised", two_sets).config)
+    assert (config.data.labels, config.data.labelled) == (("liver", "kidney", "vessel"), {"scanner_a": 1})
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(SettingError, match=r"is about 2 data sets; unknown folder 'elsewhere'.*; name all, or some"):
+        about(protocol, [tmp_path / "elsewhere"])
 
 
 # --- a protocol based on another -------------------------------------------------------------------------------------

@@ -330,6 +330,25 @@ def test_versemis_lists_are_those_that_were_released():
     assert lists["lung"].test == tuple(f"lung_{number:03d}" for number in numbers)
 
 
+def test_the_sets_for_a_cpu_have_three_labelled_groups_of_each_task_and_share_nobody():
+    protocol = read_protocol("four_sets_cpu")
+    numbers = {}
+    for folder, lists in protocol.data.lists.items():
+        assert len({*lists.train, *lists.val, *lists.test}) == len(lists.train + lists.val + lists.test), folder
+        numbers[folder] = (len(lists.train), len(lists.val), len(lists.test))
+    assert numbers == {"la": (26, 6, 10), "segthor": (12, 4, 5), "hippocampus": (40, 10, 20), "acdc": (36, 6, 10)}
+    chest = protocol.data.lists["segthor"]
+    parts = {task: (part.labels, len(part.train)) for task, part in chest.tasks.items()}
+    assert parts == {"heart_and_aorta": (("heart", "aorta"), 6), "esophagus_and_trachea": (("esophagus", "trachea"), 6)}
+    assert sorted(name for part in chest.tasks.values() for name in part.train) == sorted(chest.train)
+    labels = LabelMap(("background", "esophagus", "heart", "trachea", "aorta"), (0, 1, 2, 3, 4))
+    cases = [Case(name, (Path("i.nii.gz"),), Path("l.nii.gz")) for name in (*chest.train, *chest.val, *chest.test)]
+    whole = Dataset("SegTHOR", Path("segthor"), ("CT",), labels, tuple(cases))
+    seen = assign(whole, case_lists(protocol, "segthor", whole, 3)).hide_labels(3)
+    assert [case.task for case in seen.labelled()] == ["heart_and_aorta", "esophagus_and_trachea"] * 3
+    assert {case.task for case in seen.split("val") + seen.split("test")} == {"default"}
+
+
 def test_versemis_recipe_names_every_setting_so_that_no_default_can_change_it():
     entry = read_protocol("versemi").methods["versemi"]
     assert set(entry.settings) == set(find_method("versemi").Settings.model_fields)

@@ -308,6 +308,44 @@ def read_protocol(name: str | Path) -> Protocol:
     return protocol
 
 
+def about(protocol: Protocol, folders: Sequence[Path]) -> Protocol:
+    """The protocol as it is about some of its data sets alone, those in the folders of these names: for the models of
+    fewer tasks beside a joint one. It has no published figures. The same protocol where as many folders are given.
+
+    Raises SettingError for a folder whose name is none of the protocol's.
+    """
+    if len(folders) >= len(protocol.data.folders):
+        return protocol
+    names = [folder.name for folder in folders]
+    for name in names:
+        if name not in protocol.data.folders:
+            raise SettingError(
+                f"protocol {protocol.name} is about {len(protocol.data.folders)} data sets;"
+                f" {unknown('folder', name, protocol.data.folders)}; name all, or some as the protocol does"
+            )
+    data, sets = protocol.data, [read_dataset(folder) for folder in folders]
+
+    def kept(labelled: Labelled) -> Labelled:
+        """`labelled` of these sets: one alone is not joined, so that its domains have the names that it gives them."""
+        if isinstance(labelled, int):
+            return labelled
+        if len(sets) == 1:
+            return _within(sets[0], labelled)
+        return {domain: n for domain, n in labelled.items() if any(_within(one, {domain: n}) for one in sets)}
+
+    found = data.model_copy(
+        update={
+            "folders": tuple(names),
+            "classes": tuple(name for name in data.classes if any(name in one.labels.foreground for one in sets)),
+            "labelled": kept(data.labelled),
+            "rows": tuple(map(kept, data.rows)),
+            "lists": {name: data.lists[name] for name in names if name in data.lists},
+            "cropped": None if data.cropped is None else tuple(name for name in data.cropped if name in names),
+        }
+    )
+    return protocol.model_copy(update={"data": found, "published": Published()})
+
+
 def check_data(protocol: Protocol, folders: Sequence[Path], labelled: int | dict[str, int] | None) -> None:
     """Says what the data sets in `folders` lack of the protocol's published lists.
 
@@ -419,7 +457,8 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
         missing += [f"{number - here} of {domain}"] if here < number else []
     one_by_one = protocol.data.labelled_names(folder, labelled)
     if one_by_one or (labelled is not None and lists.train):
-        kept = dataset.hide_labels(_within(dataset, labelled)).labelled()
+        own = _within(dataset, labelled) if isinstance(labelled, dict) else labelled
+        kept = dataset.hide_labels(own).labelled()
         wanted = one_by_one or _first_of(lists, kept)
         if any(not _names(case) & set(wanted) for case in kept):
             raise DataError(
@@ -431,10 +470,8 @@ def check_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int
     return f"{folder}: not the whole published set, {', '.join(told)} are here; missing: {_listed(missing)}"
 
 
-def _within(dataset: Dataset, labelled: int | dict[str, int] | None) -> int | dict[str, int] | None:
+def _within(dataset: Dataset, labelled: dict[str, int]) -> dict[str, int]:
     """`labelled`, whose domains may be those of several sets joined, as it is about one of these sets."""
-    if not isinstance(labelled, dict):
-        return labelled
     own = {domain: domain for domain in dataset.domains}
     if DEFAULT in own:
         own[prefix_of(dataset.name)] = DEFAULT

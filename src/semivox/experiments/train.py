@@ -21,7 +21,7 @@ from semivox.experiments.configure import (
     tell_setting,
 )
 from semivox.experiments.predict import inference_settings, predict_inputs
-from semivox.experiments.protocol import check_scans, read_protocol, settled
+from semivox.experiments.protocol import about, check_scans, read_protocol, settled
 from semivox.inference.inputs import Input
 from semivox.methods import find_method, registered_name
 from semivox.methods.model import load_model, save_model
@@ -85,12 +85,12 @@ def train(
     datasets = [datasets] if isinstance(datasets, str | Path) else datasets
     if plan is not None and protocol is not None:
         raise SettingError(f"--plan {plan}: the protocol {protocol} holds a plan; give one of them")
-    followed = read_protocol(protocol) if protocol is not None else None
+    folders = tuple(Path(path).resolve() for path in datasets)
+    followed = about(read_protocol(protocol), folders) if protocol is not None else None
     if followed is not None:
         labels = labels or followed.data.classes
         if iterations is None and max_minutes is None:
             iterations = followed.recipe(method).training.iterations
-    folders = tuple(Path(path).resolve() for path in datasets)
     labelled, lists = settled(followed, folders, labelled)
     if followed is not None and lists and unlabelled:
         raise SettingError(f"--unlabelled {unlabelled}: protocol {followed.name} lists its scans; leave it out")
