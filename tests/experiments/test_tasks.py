@@ -116,8 +116,11 @@ def test_a_new_scan_is_prepared_as_its_task_or_modality_says(train, sets, tmp_pa
     assert np.array_equal(np.asarray(own.dataobj), np.asarray(nib.load(tmp_path / "b" / "phantom_007.nii.gz").dataobj))
 
 
-def test_a_model_of_one_modality_asks_for_none(train, sets, tmp_path):
+def test_a_model_of_one_modality_asks_for_none(train, sets, tmp_path, capsys):
+    train("mr", method="supervised", out="mr", test=False)
+    assert "plan: no scan is of the modality 'CT' that it names; there are: MRI" in capsys.readouterr().err
     run = train("ct", method="supervised")  # its plan is one of CT and MRI
+    assert "no scan is of" not in capsys.readouterr().err
     assert load_model(run.path).facts["modalities"] == {"default": ["CT"]}
     scan = sets["ct"] / "imagesTs" / "phantom_007_0000.nii.gz"
     (label,) = semivox.predict(run.path, scan, tmp_path / "out")

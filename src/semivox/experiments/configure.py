@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from semivox.data.case import Dataset, Split
+from semivox.data.case import Dataset, Split, modality_name
 from semivox.data.setting import SUPERVISED, describe, listed, one_sided_tasks, recognise
 from semivox.errors import DataError, ResourceError, SettingError
 from semivox.experiments.protocol import Protocol
@@ -140,6 +140,10 @@ def configure(request: Request, dataset: Dataset, prints: Fingerprint) -> Config
         )
     for note in config.plan.notes:
         say(f"plan: {note}")
+    there = list(dict.fromkeys(modality_name(scan.channels) for scan in prints.scans))
+    for name in config.plan.preparation.modalities:
+        if name not in there:
+            say(f"plan: no scan is of the modality '{name}' that it names; there are: {', '.join(there)}")
     say(
         f"plan: about {cost.peak_gib:.1f} GiB of memory, {cost.step_s:.2g} s a step,"
         f" {cost.store_gib:.2g} GiB of disk for prepared scans"
