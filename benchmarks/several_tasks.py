@@ -32,10 +32,10 @@ PROTOCOL = "four_sets_cpu"
 
 FIRST_STAGE = "VerSemi, first stage alone"
 JOINT = {
-    "VerSemi": ("versemi",),
-    FIRST_STAGE: ("versemi", "pretraining_share=1"),
-    "DoDNet": ("dodnet",),
     "labelled-only, classes of all tasks": ("supervised",),
+    "DoDNet": ("dodnet",),
+    FIRST_STAGE: ("versemi", "pretraining_share=1"),
+    "VerSemi": ("versemi",),
 }
 """Row → method, and its settings."""
 APART = "labelled-only, a model for each task"
@@ -96,15 +96,15 @@ def own_protocol(protocol: Protocol, task: Task, out: Path) -> Path:
 def cells(protocol: Protocol, tasks: Sequence[Task], data: Path, out: Path, seeds: int) -> Iterator[Cell]:
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
     for seed in range(seeds):
+        for task in tasks:
+            path = own_protocol(protocol, task, out)
+            arguments = (str(data / task.folder), "--protocol", str(path), "--method", "supervised")
+            yield Cell(own_run(out, task, seed), (*arguments, "--seed", str(seed)))
         folders = [str(data / folder) for folder in protocol.data.folders]
         for row, (method, *settings) in JOINT.items():
             chosen = ("-s", *settings) if settings else ()
             arguments = (*folders, "--protocol", PROTOCOL, "--method", method, "--seed", str(seed), *chosen)
             yield Cell(joint_run(out, row, seed), arguments)
-        for task in tasks:
-            path = own_protocol(protocol, task, out)
-            arguments = (str(data / task.folder), "--protocol", str(path), "--method", "supervised")
-            yield Cell(own_run(out, task, seed), (*arguments, "--seed", str(seed)))
 
 
 def joint_run(out: Path, row: str, seed: int) -> Path:

@@ -1,6 +1,7 @@
 """VerSemi: both losses as slow versions on batches of two tasks, who learns from which, prediction, prompts by name."""
 
 import itertools
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,27 @@ def test_the_first_stage_equals_a_slow_version(dimensions, known):
         "task_specific": (slow_dice(of_a) + slow_dice(of_b)) / 2,
     }
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4)
+
+
+@tasks
+@in_2d_and_3d
+def test_each_organ_may_have_a_dice_of_its_own(dimensions, known):
+    bench = make_bench(dimensions, PRETRAIN, settings={"dice_over": "organ"})
+    batch = make_batch(bench, known)
+    terms = bench.losses(batch)
+    supervised, of_a, of_b = (defaultdict(list) for _ in range(3))
+    for sample in range(4):
+        label, image = batch.labelled.label[sample].numpy(), batch.labelled.image[sample]
+        for k in np.flatnonzero(batch.labelled.known[sample].numpy()):
+            supervised[k].append((foreground(bench, image, k - 1), 1.0 * (label == k), label != IGNORE))
+    for image, label, classes, _ in slow_mixes(batch, 2 / 3):
+        for rows, own in zip((of_a, of_b), classes, strict=True):
+            for k in own:
+                rows[k].append((foreground(bench, image, k - 1), 1.0 * (label == k), label != IGNORE))
+    dice = {id(rows): np.mean([slow_dice(own) for own in rows.values()]) for rows in (supervised, of_a, of_b)}
+    entropy = slow_cross_entropy([row for rows in supervised.values() for row in rows])
+    assert terms["supervised"].item() == pytest.approx(dice[id(supervised)] + entropy, rel=1e-4)
+    assert terms["task_specific"].item() == pytest.approx((dice[id(of_a)] + dice[id(of_b)]) / 2, rel=1e-4)
 
 
 @tasks

@@ -1,7 +1,7 @@
 """DoDNet, and what it shares with VerSemi."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from semivox.data.labels import IGNORE
 from semivox.errors import RunError
 from semivox.losses.foreground import binary_cross_entropy, foreground_dice
+from semivox.losses.reduction import batch_sum
 from semivox.methods.clock import Clock
 from semivox.methods.method import OTHER_NETWORK, Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
 from semivox.networks.prompted import HeadNorm, PromptedNetwork
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
+
+DiceOver = Literal["batch", "organ"]
 
 
 class DoDNet(Method):
@@ -41,6 +44,9 @@ class DoDNet(Method):
         head_norm: HeadNorm = "group"
         """What the head normalises over. group: 16 groups of channels, as DoDNet. batch: as VerSemi's released code,
         which mixes tasks and modalities, and differs between training and prediction."""
+        dice_over: DiceOver = "batch"
+        """What D sums over. batch: all foreground of the batch, as VerSemi, where small organs count for little beside
+        large ones. organ: each organ's in the batch, then the mean over organs."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the evaluated average of the weights; 0 evaluates the last ones, as published."""
 
@@ -75,10 +81,15 @@ class DoDNet(Method):
         numbers, own = own_prompts(organs_known(stream))
         scores = self.student(stream.image, numbers)
         target, counted = targets(stream.label, numbers)
-        sets = torch.cat([own.unsqueeze(0), own & (numbers == self.prompts[: self.organs].view(-1, 1, 1))])
-        dice, *of_organs = foreground_dice(scores.sigmoid(), target, counted, sets)
-        self.dice = 1 - torch.stack(of_organs).detach()
-        return dice + binary_cross_entropy(scores, target, counted & over_space(own, counted))
+        sets = torch.cat([own.unsqueeze(0), self.by_organ(own, numbers)])
+        dice = foreground_dice(scores.sigmoid(), target, counted, sets)
+        self.dice = 1 - dice[1:].detach()
+        chosen = dice[0] if self.settings.dice_over == "batch" else mean_of_known(dice[1:], sets[1:])
+        return chosen + binary_cross_entropy(scores, target, counted & over_space(own, counted))
+
+    def by_organ(self, pairs: Tensor, numbers: Tensor) -> Tensor:
+        """Pairs (..., B, P) bool of samples and their prompts (B, P), organ by organ: (..., K - 1, B, P) bool."""
+        return pairs.unsqueeze(-3) & (numbers == self.prompts[: self.organs].view(-1, 1, 1))
 
     def predict(self, image: Tensor, task: str) -> Tensor:
         organs = torch.tensor(self.problem.classes_of(task), device=image.device)
@@ -122,6 +133,13 @@ def own_prompts(known: Tensor) -> tuple[Tensor, Tensor]:
     most = max(int(known.sum(1).max()), 1)
     numbers = known.int().argsort(stable=True, dim=1, descending=True)[:, :most]
     return numbers, known.gather(1, numbers)
+
+
+def mean_of_known(dice: Tensor, sets: Tensor) -> Tensor:
+    """The mean over organs of `dice` (..., K - 1), of those that a sample of the batch knows; sets: (..., K - 1, B, P),
+    bool. 0 where none is known."""
+    known = batch_sum(sets.to(dice).sum((-1, -2))) > 0
+    return (dice * known).sum(-1) / known.sum(-1).clamp_min(1)
 
 
 def targets(label: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from semivox.losses.foreground import Aggregate, aggregated, any_foreground, for
 from semivox.losses.reduction import batch_sum
 from semivox.methods.bidirectional_copy_paste import pair
 from semivox.methods.clock import Clock
-from semivox.methods.dodnet import DoDNet, organs_known, over_space, own_prompts, targets
+from semivox.methods.dodnet import DoDNet, mean_of_known, organs_known, over_space, own_prompts, targets
 from semivox.methods.method import MethodSettings, Stage, Terms
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
@@ -129,8 +129,13 @@ class VerSemi(DoDNet):
             numbers, _ = own_prompts(knowns.any(0))
             target, counted = targets(label, numbers)
             sets = knowns.gather(2, numbers.expand(2, *numbers.shape))
-            scores = self.student.scores(encoded, numbers)
-            terms["task_specific"] = foreground_dice(scores.sigmoid(), target, counted, sets).mean()
+            organs = self.student.scores(encoded, numbers).sigmoid()
+            if self.settings.dice_over == "batch":
+                dice = foreground_dice(organs, target, counted, sets)
+            else:
+                of_organs = self.by_organ(sets, numbers)
+                dice = mean_of_known(foreground_dice(organs, target, counted, of_organs), of_organs)
+            terms["task_specific"] = dice.mean()
         return terms
 
     def pasted(self, unlabelled: Stream, labelled: Stream, clock: Clock) -> Terms:
