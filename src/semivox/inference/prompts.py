@@ -97,6 +97,26 @@ def tight_boxes(label: Tensor | np.ndarray, classes: int, margin: float = 0.0) -
     return BoxStack(*(torch.from_numpy(part).to(label.device) for part in made))
 
 
+def box_maps(stack: BoxStack, size: Sequence[int]) -> Tensor:
+    """The boxes as maps (T, K, H, W) bool of slices of `size` (H, W), ends rounded to whole pixels; see `bounds`."""
+    ends = stack.boxes.round()
+    y, x = (torch.arange(length, device=ends.device) for length in size)
+    across = (x >= ends[..., 0, None]) & (x <= ends[..., 2, None])
+    along = (y >= ends[..., 1, None]) & (y <= ends[..., 3, None])
+    return along[..., None] & across[..., None, :] & stack.valid[..., None, None]
+
+
+def bounds(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (B, K, 4) float32 around what is True in maps (B, K, H, W), and which there are (B, K); on the device."""
+    ends = []
+    for axis in (3, 2):  # x, of columns that have any pixel, then y
+        has = maps.any(5 - axis).to(torch.uint8)
+        ends.append((has.argmax(2), has.shape[2] - 1 - has.flip(2).argmax(2)))
+    (left, right), (top, bottom) = ends
+    valid = maps.flatten(2).any(2)
+    return torch.stack([left, top, right, bottom], 2) * valid[..., None].float(), valid
+
+
 def keep_continuous(classes: np.ndarray, rules: PromptRules | None = None, slice_axis: int = 2) -> np.ndarray:
     """A label map (X, Y, Z), classes up to 254, of which only what continues from slice to slice across `slice_axis` is
     left; the rest becomes background."""

@@ -37,6 +37,7 @@ METHODS = {
     "aggregating_decoupling": "semivox.methods.aggregating_decoupling:AggregatingDecoupling",
     "versemi": "semivox.methods.versemi:VerSemi",
     "dodnet": "semivox.methods.dodnet:DoDNet",
+    "sss": "semivox.methods.sss:SSS",
 }
 
 ALIASES = {

@@ -357,8 +357,12 @@ def batch_size(patch: tuple[int, ...], demand: Demand, share: float) -> BatchSiz
     else:
         usual = min(2 * round(6 * 256**2 / prod(patch)), 12)
         least = 4
-    count = max(least, 2 * round(usual * share / 2)) // demand.views.clip
-    return BatchSize(labelled=max(count, 1), unlabelled=max(count, 1))
+    views = demand.views
+    count = max(least, 2 * round(usual * share / 2)) // views.clip
+    labelled, unlabelled = (
+        max(count // multiple * multiple, multiple) for multiple in (views.labelled_multiple, views.unlabelled_multiple)
+    )
+    return BatchSize(labelled=labelled, unlabelled=unlabelled)
 
 
 def free_memory_gib(device: str) -> float:

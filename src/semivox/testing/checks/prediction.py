@@ -57,17 +57,33 @@ def a_loaded_model_predicts_what_the_trained_one_does(candidate: Candidate) -> N
 
 
 def a_model_folder_holds_only_what_prediction_needs(candidate: Candidate) -> None:
-    """Each weight that is saved has an influence on `predict`; a NaN in it must be seen."""
-    bench = candidate.bench()
+    """Each weight that is saved has an influence on `predict`; a NaN in it must be seen, or another value, for
+    attention may hide a NaN.
+
+    Of an average, those that nothing trains are left out: a pretrained part may bring some that are never used.
+    """
+    bench = candidate.bench().decide()
     image = bench.batch().labelled.image
     weights = dict(bench.method.named_parameters())
-    saved = [name for name in inference_state(bench.method) if name in weights]
+    untrained = {
+        id(copy)
+        for average in bench.averages.values()
+        for copy, weight in zip(average.module.parameters(), average.source.parameters(), strict=True)
+        if not weight.requires_grad
+    }
+    saved = [name for name in inference_state(bench.method) if name in weights and id(weights[name]) not in untrained]
     assert saved, "a model would hold no weights; inference_modules() must name the modules that predict uses"
+    usual = predict(bench, image)
     for name in saved:
         kept = weights[name].detach().clone()
+        seen = False
+        for other in (torch.full_like(kept, torch.nan), 1 - 2 * kept):
+            with torch.no_grad():
+                weights[name].copy_(other)
+            if not torch.equal(predict(bench, image), usual):
+                seen = True
+                break
         with torch.no_grad():
-            weights[name].fill_(torch.nan)
-            seen = predict(bench, image).isnan().any()
             weights[name].copy_(kept)
         assert seen, (
             f"a model would hold {name}, which predict does not use; name in inference_modules() only the modules that"
