@@ -1,8 +1,9 @@
 """Typed settings: the base of plans, configs and settings of networks and methods."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semivox.errors import unknown
@@ -12,6 +13,23 @@ class Part(BaseModel):
     """Base of every part of a plan or config: an unknown name is an error, values are frozen, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Once(yaml.SafeLoader):
+    """Plain YAML, in which a name stands once: the last of two would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if lines.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(f"'{key.value}' stands in lines {lines[key.value]} and {line}; keep one of them")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text holds. Raises yaml.YAMLError where it is none, or says something twice."""
+    return yaml.load(text, _Once)
 
 
 def first_fault(error: ValidationError, kind: type[Part] | None = None) -> str:

@@ -36,7 +36,7 @@ from semivox.methods import ALIASES, method_names, registered_name, split_additi
 from semivox.planning.plan import Plan
 from semivox.progress import say
 from semivox.sampling.views import ViewSettings
-from semivox.settings import Part, first_fault
+from semivox.settings import Part, first_fault, read_yaml
 from semivox.training.config import InferenceSettings, MethodChoice, TrainingSettings, UdaSettings, method_settings
 
 ENVIRONMENT = "SEMIVOX_DATA"
@@ -509,7 +509,7 @@ def _place(text: str, folder: Path) -> tuple[Path, bool]:
 
 def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a protocol's file says, and what the one says that it is based on."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise SettingError(f"{path}: holds no protocol; begin it with `name:`")
     content = _with_files(content, path)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from semivox.atomic import atomic_write_text
 from semivox.errors import SettingError, first_line
 from semivox.preparation.settings import Preparation
-from semivox.settings import Part, first_fault
+from semivox.settings import Part, first_fault, read_yaml
 
 
 class BatchSize(Part):
@@ -91,7 +91,7 @@ class Plan(Part):
     def load(cls, path: Path) -> "Plan":
         """Reads a plan; a fault in it is one line that names the field."""
         try:
-            return cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            return cls.model_validate(read_yaml(Path(path).read_text(encoding="utf-8")))
         except ValidationError as error:
             raise SettingError(f"{path}: {first_fault(error, cls)}") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from semivox.methods.method import MethodSettings
 from semivox.planning.plan import Plan
 from semivox.sampling.order import Fork
 from semivox.sampling.views import ViewSettings
-from semivox.settings import Part, first_fault
+from semivox.settings import Part, first_fault, read_yaml
 
 
 class DataSettings(Part):
@@ -163,7 +163,7 @@ class Config(Part):
     def load(cls, path: Path) -> "Config":
         """Reads a run's config.yaml. Raises RunError in one line where it is not one."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_yaml(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{path.parent} is not a run folder: it has no {path.name}; where a run was stopped before it was"
