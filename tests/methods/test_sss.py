@@ -42,11 +42,19 @@ def find_bright_pixels(network, sharpness=30.0):
     network.decode, network.head = read, logits
 
 
+@torch.no_grad()
+def decide_masks(prompter, sharpness=2e5):
+    """Masks of a decoder that has learnt: sure of some pixels and not of others."""
+    layer = prompter.mask_decoder.output_hypernetworks_mlps[0].proj_out
+    layer.weight.mul_(sharpness)
+
+
 @lru_cache(maxsize=1)
 def prompted_step():
     """One step whose weak and strong views have boxes, what the decoders were given, and the bench."""
-    bench = make_bench(cutmix_probability=1.0, box_share=(0.2, 0.5))
+    bench = make_bench(cutmix_probability=1.0, box_share=(0.2, 0.5), threshold=0.6)
     find_bright_pixels(bench.method.teacher.module)
+    decide_masks(bench.method.prompter_average.module)
     batch = bench.batch()
     batch.unlabelled.valid[0, :5] = False
     asked, encoded = [], []
@@ -152,6 +160,17 @@ def test_without_a_box_the_semantic_head_teaches_and_learns_and_it_is_said_once(
     figures = bench.method.diagnostics(bench.problem.labels.names)
     assert figures["confidence/semantic_head"] == 1
     assert all(value == 0 for name, value in figures.items() if name != "confidence/semantic_head")
+
+
+def test_head_and_masks_learn_a_batch():
+    bench = Workbench("sss", settings=LOOSE, batch=2, optimiser="adamw", learning_rate=2e-3, iterations=1000)
+    batch = bench.batch()
+    first = bench.losses(batch)
+    for _ in range(40):
+        bench.train_step(batch)
+    last = bench.losses(batch)
+    for name in ("supervised", "supervised_head"):
+        assert last[name] < 0.8 * first[name], name
 
 
 def test_the_first_steps_learn_from_labels_alone():
