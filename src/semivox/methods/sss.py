@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -125,6 +125,11 @@ class SSS(Method):
         self.steps_without_prompt = 0
         self.has_told = False
 
+    @property
+    def _averaged(self) -> Network:
+        """The network of the teacher, whose parts are called one by one."""
+        return cast(Network, self.teacher.module)
+
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         terms = self._labelled_terms(batch.labelled)
         if clock.progress < self.settings.warmup_share:
@@ -191,7 +196,7 @@ class SSS(Method):
     @torch.no_grad()
     def _taught(self, stream: Stream) -> tuple[Tensor, list[BoxStack]]:
         """The teacher's probabilities of the weak view, and the prompts of each strong view."""
-        settings, teacher = self.settings, self.teacher.module
+        settings, teacher = self.settings, self._averaged
         features = enhanced(
             [teacher.encode(view) for view in stream.views], settings.enhancement, settings.enhancement_residual
         )
@@ -223,7 +228,7 @@ class SSS(Method):
             )
 
     def predict(self, image: Tensor, task: str) -> Tensor:
-        network = self.teacher.module
+        network = self._averaged
         features = network.encode(image)
         rough = full_precision(semantic_logits(network, features)).softmax(1)
         if not self.settings.prompts:
@@ -242,7 +247,7 @@ class SSS(Method):
         """
         if not self.settings.prompts:
             return super().predict_volume(volume, windows, task)
-        network, channels = self.teacher.module, len(volume)
+        network, channels = self._averaged, len(volume)
         kept: deque[Features] = deque()
         bytes_kept = 0
 
