@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from semivox.inference.prompts import PromptRules, find_prompts, keep_continuous, tight_boxes
+from semivox.inference.prompts import PromptRules, bounds, box_maps, find_prompts, keep_continuous, tight_boxes
 
 SURE = 0.9
 
@@ -258,3 +258,13 @@ def test_every_pixel_counts_where_no_confidence_is_given():
 def test_a_pixel_at_the_threshold_counts():
     label = np.ones((2, 4, 4), int)
     assert find_prompts(label, np.full(label.shape, 0.5), 2, PromptRules(confidence=0.5)).valid.all()
+
+
+def test_boxes_pass_through_maps_to_whole_pixels():
+    label = torch.zeros(2, 8, 9, dtype=torch.long)
+    label[0, 2:5, 3:8], label[1, :, :] = 1, 2
+    stack = tight_boxes(label, 3, margin=0.1)
+    boxes, valid = bounds(box_maps(stack, (8, 9)))
+    assert torch.equal(valid, stack.valid)
+    assert torch.equal(boxes, stack.boxes.round())
+    assert boxes[0, 0].tolist() == [2, 2, 8, 4]
