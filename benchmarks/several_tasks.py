@@ -85,7 +85,7 @@ def own_protocol(protocol: Protocol, task: Task, out: Path) -> Path:
             "classes": list(task.classes),
             "lists": {task.folder: {"train": list(task.train), "val": list(lists.val), "test": list(lists.test)}},
         },
-        "training": {"balance": {}},
+        "training": {"balance": {"classes": protocol.training.balance.classes}},
     }
     path = out / "protocols" / f"{task.name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
