@@ -61,6 +61,7 @@ def prompted_step():
     for name, prompter in (("student", bench.method.prompter), ("teacher", bench.method.prompter_average.module)):
         prompter.register_forward_hook(lambda m, given, out, name=name: asked.append((name, given, out[0])))
     bench.method.teacher.module.encoder.register_forward_pre_hook(lambda m, given: encoded.append(given[0]))
+    bench.method.student.encoder.register_forward_pre_hook(lambda m, given: encoded.append(given[0]))
     terms = bench.losses(batch)
     return bench, batch, terms, asked, encoded
 
@@ -110,7 +111,13 @@ def test_labelled_slices_teach_the_masks_by_half_and_the_semantic_head_whole():
 
 def test_the_teacher_sees_views_that_nothing_mixed_and_keeps_no_gradient():
     _, batch, _, asked, encoded = prompted_step()
-    assert all(torch.equal(seen, view) for seen, view in zip(encoded[:3], batch.unlabelled.views, strict=True))
+    labelled, *taught, first, second = encoded[:6]
+    assert torch.equal(labelled, batch.labelled.image)
+    assert all(torch.equal(seen, view) for seen, view in zip(taught, batch.unlabelled.views, strict=True))
+    for draw, seen in enumerate((first, second)):
+        boxes = occasional_boxes(batch.unlabelled, 1.0, (0.2, 0.5), draw)[:, None]
+        view = batch.unlabelled.views[draw + 1]
+        assert torch.equal(seen, torch.where(boxes, view[[2, 3, 0, 1]], view))
     assert not any(out.requires_grad for name, _, out in asked if name == "teacher")
     assert all(out.requires_grad for name, _, out in asked if name == "student")
 
