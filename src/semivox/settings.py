@@ -29,7 +29,11 @@ class _Once(yaml.SafeLoader):
 
 def read_yaml(text: str) -> Any:
     """What a YAML text holds. Raises yaml.YAMLError where it is none, or says something twice."""
-    return yaml.load(text, _Once)
+    loader = _Once(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def first_fault(error: ValidationError, kind: type[Part] | None = None) -> str:

@@ -428,6 +428,20 @@ MUTATIONS = (
         "@torch.enable_grad()\n    def pseudo_scores",
         "test_a_step_makes_the_encoder_passes_of_its_demand",
     ),
+    Mutation(
+        "sss",
+        "average off",
+        "    def predict(self, image",
+        "    def after_step(self, clock: Clock) -> None:\n        pass\n\n    def predict(self, image",
+        averages_follow_their_sources,
+    ),
+    Mutation(
+        "sss",
+        "padding counts",
+        "for each in maps)",
+        "for each in (maps[0], torch.ones_like(maps[1]), torch.ones_like(maps[2])))",
+        padding_never_counts,
+    ),
     Mutation("dodnet", "average off", *AVERAGES_OFF, averages_follow_their_sources),
     Mutation(
         "versemi",
