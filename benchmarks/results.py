@@ -91,8 +91,8 @@ def main() -> None:
         "",
         f"Written by `python -m benchmarks.results` at commit {commit.stdout.strip()}; not typed. Real scans, a CPU's"
         " budget: figures of minutes, not of days. The model is the last one, a moving average of the weights for"
-        " every method; no test case had a part in choosing it or any setting. Budgets and settings were chosen on"
-        " development cases ([where labels matter](label-study.md)).",
+        " every method; no test case had a part in choosing it, nor in any setting but where a section says so. Budgets"
+        " and settings were chosen on development cases ([where labels matter](label-study.md)).",
         "",
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, two runs at once, a thread each.",
         "",
