@@ -9,17 +9,13 @@ on its last training cases, which are then not trained on. Writes docs/label-stu
 
 import argparse
 import csv
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.cells import ROOT, Cell, is_done, train_all
 from semivox.atomic import atomic_write_text
 from semivox.training.log import read_log
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "label-study.md"
 CHOICE = ROOT / "benchmarks" / "remarks" / "label-study.md"
 """What was chosen and why, in words."""
@@ -92,18 +88,9 @@ def run_folder(out: Path, candidate: Candidate, labelled: int) -> Path:
     return out / f"{candidate.dataset}-{labelled or 'all'}"
 
 
-def run_cell(data: Path, out: Path, candidate: Candidate, labelled: int) -> None:
-    """Trains one cell, unless that is done."""
-    run = run_folder(out, candidate, labelled)
-    if (run / "report.html").exists():
-        return
-    if (run / "config.yaml").exists():
-        command = ["train", "--resume", str(run), "--no-test"]
-    else:
-        folder = development_set(data / candidate.dataset, out, candidate)
-        command = ["train", str(folder), *arguments(candidate, labelled), "--out", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "semivox", *command], check=True, cwd=ROOT, env=environment)
+def cell(data: Path, out: Path, candidate: Candidate, labelled: int) -> Cell:
+    folder = development_set(data / candidate.dataset, out, candidate)
+    return Cell(run_folder(out, candidate, labelled), (str(folder), *arguments(candidate, labelled)))
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
@@ -134,12 +121,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--page-only", action="store_true")
     chosen = parser.parse_args()
-    cells = [(candidate, labelled) for candidate in CANDIDATES for labelled in candidate.labelled]
     if not chosen.page_only:
-        for candidate in CANDIDATES:
-            development_set(chosen.data.resolve() / candidate.dataset, chosen.out, candidate)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda cell: run_cell(chosen.data.resolve(), chosen.out, *cell), cells))
+        out = chosen.out.resolve()
+        cells = [
+            cell(chosen.data.resolve(), out, candidate, labelled)
+            for candidate in CANDIDATES
+            for labelled in candidate.labelled
+        ]
+        train_all(cells, AT_ONCE)
     lines = [
         "# Where labels matter",
         "",
@@ -150,9 +139,7 @@ def main() -> None:
         CHOICE.read_text(encoding="utf-8"),
     ]
     for candidate in CANDIDATES:
-        if all(
-            (run_folder(chosen.out, candidate, labelled) / "report.html").exists() for labelled in candidate.labelled
-        ):
+        if all(is_done(run_folder(chosen.out, candidate, labelled)) for labelled in candidate.labelled):
             lines += section(chosen.out, candidate)
     atomic_write_text(PAGE, "\n".join(lines))
 

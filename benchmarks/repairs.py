@@ -9,24 +9,19 @@ validation scans, which choose nothing along the run. Finished runs are kept. Wr
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.cells import ROOT, Cell, is_done, train_all
 from semivox.atomic import atomic_write_text
 from semivox.training.log import read_log
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "repairs.md"
 REMARKS = ROOT / "benchmarks" / "remarks" / "repairs.md"
 """What follows from the figures, in words."""
 PROTOCOL = "acdc_to_mscmr_cpu"
 TARGET = "MSCMR2019-LGE"
-ITERATIONS = 300
 SEEDS = (0, 1)
 
 
@@ -58,26 +53,17 @@ VARIANTS = (
 )
 
 
-def command(variant: Variant, data: Path, run: Path, seed: int) -> list[str]:
-    """What `semivox` is given."""
-    if (run / "config.yaml").exists():
-        return ["train", "--resume", str(run)]
-    settings = ["plan.network.settings.norm=batch", *variant.settings]
-    return [
-        *("train", str(data / "acdc"), str(data / "mscmr"), "--protocol", PROTOCOL, "--development"),
-        *("--method", "aggregating_decoupling", "--iterations", str(ITERATIONS), "--seed", str(seed)),
-        *("-s", *settings, "--out", str(run)),
-    ]
-
-
-def train(variant: Variant, data: Path, run: Path, seed: int) -> None:
-    """Trains one cell, unless that is done."""
-    if (run / "metrics.json").exists():
-        return
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "semivox", *command(variant, data, run, seed)], check=True, cwd=ROOT, env=environment
+def arguments(variant: Variant, data: Path, seed: int) -> tuple[str, ...]:
+    """What `semivox train` is given but for the run folder."""
+    return (
+        *(str(data / "acdc"), str(data / "mscmr"), "--protocol", PROTOCOL, "--development"),
+        *("--method", "aggregating_decoupling", "--seed", str(seed)),
+        *("-s", "plan.network.settings.norm=batch", *variant.settings),
     )
+
+
+def run_folder(out: Path, variant: Variant, seed: int) -> Path:
+    return out / f"{variant.name}-seed{seed}"
 
 
 def target_dice(run: Path) -> float:
@@ -95,8 +81,8 @@ def table(out: Path) -> list[str]:
     heads = ("variant", "why", *(f"Dice, seed {seed}" for seed in SEEDS), "mean", "pseudo-labels that ψ alone gives")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for variant in VARIANTS:
-        runs = [out / f"{variant.name}-seed{seed}" for seed in SEEDS]
-        if not all((run / "metrics.json").exists() for run in runs):
+        runs = [run_folder(out, variant, seed) for seed in SEEDS]
+        if not all(map(is_done, runs)):
             continue
         dice = [target_dice(run) for run in runs]
         agreement = mean(last_of(run, "fusion/psi_agreement") for run in runs)
@@ -114,22 +100,21 @@ def main() -> None:
     parser.add_argument("--page-only", action="store_true")
     chosen = parser.parse_args()
     if not chosen.page_only:
-        cells = [(variant, seed) for seed in SEEDS for variant in VARIANTS]
-        with ThreadPoolExecutor(chosen.jobs) as pool:
-            list(
-                pool.map(
-                    lambda cell: train(
-                        cell[0], chosen.data.resolve(), chosen.out.resolve() / f"{cell[0].name}-seed{cell[1]}", cell[1]
-                    ),
-                    cells,
-                )
-            )
+        data, out = chosen.data.resolve(), chosen.out.resolve()
+        train_all(
+            (
+                Cell(run_folder(out, variant, seed), arguments(variant, data, seed))
+                for seed in SEEDS
+                for variant in VARIANTS
+            ),
+            chosen.jobs,
+        )
     published = VARIANTS[0]
-    example = " ".join(command(published, Path("DATA"), Path("RUN"), SEEDS[0]))
+    example = " ".join(arguments(published, Path("DATA"), SEEDS[0]))
     lines = [
         "# Repairs of Aggregating & Decoupling",
         "",
-        f"`semivox {example}`, and with the settings of each row beside it: Dice on the target's validation scans."
+        f"`semivox train {example}`, and with each row's settings: Dice on the target's validation scans."
         " Written by `python -m benchmarks.repairs DATA RUNS`; not typed.",
         "",
         *table(chosen.out),

@@ -9,22 +9,18 @@ predicted for its own task. Finished runs are kept. Writes docs/several-tasks.md
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from benchmarks.cells import ROOT, Cell, is_done, train_all
 from semivox.atomic import atomic_write_text
 from semivox.evaluation.statistics import compare_paired
 from semivox.experiments.protocol import Protocol, read_protocol
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "several-tasks.md"
 REMARKS = ROOT / "benchmarks" / "remarks" / "several-tasks.md"
 """What follows from the figures, in words."""
@@ -49,15 +45,6 @@ class Task:
     folder: str
     classes: tuple[str, ...]
     train: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training."""
-
-    run: Path
-    arguments: tuple[str, ...]
-    """What `semivox train` is given but for the run folder."""
 
 
 def tasks_of(protocol: Protocol, data: Path) -> tuple[Task, ...]:
@@ -115,17 +102,6 @@ def own_run(out: Path, task: Task, seed: int) -> Path:
     return out / f"apart-{task.name}-seed{seed}"
 
 
-def train(cell: Cell) -> None:
-    """Trains one cell, unless that is done."""
-    if is_done(cell.run):
-        return
-    arguments = ("--resume", str(cell.run)) if (cell.run / "config.yaml").exists() else cell.arguments
-    out = () if arguments[0] == "--resume" else ("--out", str(cell.run))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "semivox", "train", *arguments, *out]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
-
-
 @dataclass(frozen=True)
 class Scores:
     """Dice of a task's test cases, the mean over its classes, and over seeds."""
@@ -173,10 +149,6 @@ def runs_of(out: Path, tasks: Sequence[Task], seed: int) -> list[Path]:
     return [*(joint_run(out, row, seed) for row in JOINT), *(own_run(out, task, seed) for task in tasks)]
 
 
-def is_done(run: Path) -> bool:
-    return (run / "metrics.json").exists()
-
-
 def gain(own: Sequence[Scores], other: Sequence[Scores]) -> str:
     """The paired difference over all cases of all tasks, with its interval and p; intervals draw patients."""
     if own is other:
@@ -197,8 +169,7 @@ def main() -> None:
     protocol, data, out = read_protocol(PROTOCOL), chosen.data.resolve(), chosen.out.resolve()
     tasks = tasks_of(protocol, data)
     if not chosen.page_only:
-        with ThreadPoolExecutor(chosen.jobs) as pool:
-            list(pool.map(train, cells(protocol, tasks, data, out, chosen.seeds)))
+        train_all(cells(protocol, tasks, data, out, chosen.seeds), chosen.jobs)
     lines = [
         "# Several tasks in one model",
         "",

@@ -21,9 +21,13 @@ class _Once(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if lines.setdefault(key.value, line) != line:
-                raise yaml.YAMLError(f"'{key.value}' stands in lines {lines[key.value]} and {line}; keep one of them")
+            if isinstance(key, yaml.ScalarNode):  # others are refused as keys anyway
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise yaml.YAMLError(
+                        f"'{key.value}' stands in lines {lines[key.value]} and {line}; keep one of them"
+                    )
+                lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 

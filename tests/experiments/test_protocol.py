@@ -106,11 +106,15 @@ def test_a_fault_in_a_protocol_is_one_line_with_file_field_and_nearest_name(writ
         ("nowhere.yaml", "cannot be read as a protocol"),
         ("empty.yaml", "holds no protocol"),
         ("twice.yaml", "'name' stands in lines 1 and 3; keep one"),
+        ("one_line.yaml", "'name' stands in lines 1 and 1; keep one"),
+        ("odd_key.yaml", "cannot be read as a protocol"),
     ],
 )
 def test_what_is_no_protocol_is_one_line(tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "one_line.yaml").write_text("{name: one, name: two}\n")
+    (tmp_path / "odd_key.yaml").write_text("? [name]\n: one\n")
     (tmp_path / "twice.yaml").write_text("name: one\ntitle: of two\nname: two\n")
     with pytest.raises(SettingError, match=message):
         read_protocol(name)

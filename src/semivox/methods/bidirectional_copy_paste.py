@@ -15,6 +15,7 @@ from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Stage, Terms
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
+from semivox.planning.plan import BatchSize
 from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.mixing import copy_paste, similar_boxes
 
@@ -64,12 +65,7 @@ class BidirectionalCopyPaste(Method):
         return Demand(views=cls.views, averages=1, labelled_forwards=1, teacher_forwards=1)
 
     def build(self, problem: Problem) -> None:
-        batch = problem.plan.batch
-        if batch.labelled != batch.unlabelled or batch.labelled % 2:
-            raise SettingError(
-                f"bidirectional_copy_paste pairs samples, but the batch is {batch.labelled}+{batch.unlabelled}; give"
-                " plan.batch.labelled and plan.batch.unlabelled one even number"
-            )
+        refuse_odd_batches("bidirectional_copy_paste", problem.plan.batch)
         self.problem = problem
         self.student = problem.network()
         mode = self.settings.teacher_mode
@@ -127,6 +123,15 @@ class BidirectionalCopyPaste(Method):
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.teacher if self.settings.evaluate == "teacher" else self.student,)
+
+
+def refuse_odd_batches(method: str, batch: BatchSize) -> None:
+    """Raises SettingError where `pair` cannot take both streams of a batch apart alike."""
+    if batch.labelled != batch.unlabelled or batch.labelled % 2:
+        raise SettingError(
+            f"{method} pairs samples, but the batch is {batch.labelled}+{batch.unlabelled}; give"
+            " plan.batch.labelled and plan.batch.unlabelled one even number"
+        )
 
 
 def pair(stream: Stream) -> tuple[Stream, Stream]:

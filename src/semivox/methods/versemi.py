@@ -7,10 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from semivox.errors import SettingError
 from semivox.losses.foreground import Aggregate, aggregated, any_foreground, foreground_dice
 from semivox.losses.reduction import batch_sum
-from semivox.methods.bidirectional_copy_paste import pair
+from semivox.methods.bidirectional_copy_paste import pair, refuse_odd_batches
 from semivox.methods.clock import Clock
 from semivox.methods.dodnet import DoDNet, mean_of_known, organs_known, over_space, own_prompts, targets
 from semivox.methods.method import MethodSettings, Stage, Terms
@@ -88,12 +87,7 @@ class VerSemi(DoDNet):
         return Demand(views=cls.views, averages=1, labelled_forwards=1.5, unlabelled_forwards=1, parts=2)
 
     def build(self, problem: Problem) -> None:
-        batch = problem.plan.batch
-        if batch.labelled != batch.unlabelled or batch.labelled % 2:
-            raise SettingError(
-                f"versemi pairs samples, but the batch is {batch.labelled}+{batch.unlabelled}; give"
-                " plan.batch.labelled and plan.batch.unlabelled one even number"
-            )
+        refuse_odd_batches("versemi", problem.plan.batch)
         super().build(problem)
         self.shares = torch.zeros(self.organs + 1)
 
