@@ -58,14 +58,8 @@ def predict(
     method: `file.py:Class`, for a model whose method lies in a file. settings: overrides of `InferenceSettings`.
     each_class: writes each class alone as well, into `out`/CLASS/CASE.
     """
-    models = [_load(Path(folder), method) for folder in (run, *ensemble)]
+    models = load_models(run, ensemble, method)
     first = models[0]
-    for folder, model in zip(ensemble, models[1:], strict=True):
-        ours, theirs = first.problem, model.problem
-        if ours.labels != theirs.labels or ours.plan.preparation != theirs.plan.preparation:
-            raise SettingError(
-                f"--ensemble {folder}: its labels or preparation differ from those of {run}; leave it out"
-            )
     if task is not None and task not in first.tasks:
         raise unknown("task", task, first.tasks or [DEFAULT])
     modality = chosen_modality(first, task, modality)
@@ -81,6 +75,18 @@ def predict(
         probabilities=probabilities,
         each_class=each_class,
     )
+
+
+def load_models(run: str | Path, ensemble: Sequence[str | Path], method: str | None) -> list[Model]:
+    """The run's model and those whose probabilities are averaged in. Raises SettingError where one does not fit."""
+    models = [_load(Path(folder), method) for folder in (run, *ensemble)]
+    for folder, model in zip(ensemble, models[1:], strict=True):
+        ours, theirs = models[0].problem, model.problem
+        if ours.labels != theirs.labels or ours.plan.preparation != theirs.plan.preparation:
+            raise SettingError(
+                f"--ensemble {folder}: its labels or preparation differ from those of {run}; leave it out"
+            )
+    return models
 
 
 def chosen_modality(model: Model, task: str | None, given: str | None) -> str:
@@ -136,11 +142,6 @@ def predict_inputs(
     """Predicts `inputs`, each for its task, into `out`, beside a prediction.json that says what made them."""
     first = models[0]
     labels = first.problem.labels
-    for model in models:
-        model.method.to(device)
-        if device == "cpu":
-            lay_out(model.method)
-    volume_predictors = [volume_predictor(model, settings) for model in models]
     predicted = set().union(*(first.problem.classes_of(item.task) for item in inputs))
     names = [name for name, indices in labels.scored().items() if predicted.issuperset(indices)]
     outputs = Outputs(
@@ -155,19 +156,10 @@ def predict_inputs(
     for name, folder in outputs.class_folders.items():
         note_class(out / folder, first, name)
 
-    def mean(volume: Tensor, task: str) -> Tensor:
-        mean = reduce(torch.add, (one(volume, task) for one in volume_predictors))
-        if len(models) > 1:
-            mean /= len(models)
-        for index in classes_outside(first, task):
-            mean[0] += mean[index]
-            mean[index] = 0
-        return mean
-
     with progress("predicting") as report:
         return predict_cases(
             inputs,
-            mean,
+            mean_predictor(models, settings, device),
             first.problem.plan.preparation,
             first.channels,
             labels,
@@ -175,6 +167,29 @@ def predict_inputs(
             device=torch.device(device),
             progress=report,
         )
+
+
+def mean_predictor(
+    models: Sequence[Model], settings: InferenceSettings, device: str
+) -> Callable[[Tensor, str], Tensor]:
+    """The models, brought to `device`, as one `volume_predictor`: their mean, in which the classes outside a task are
+    background."""
+    for model in models:
+        model.method.to(device)
+        if device == "cpu":
+            lay_out(model.method)
+    volume_predictors = [volume_predictor(model, settings) for model in models]
+
+    def mean(volume: Tensor, task: str) -> Tensor:
+        mean = reduce(torch.add, (one(volume, task) for one in volume_predictors))
+        if len(models) > 1:
+            mean /= len(models)
+        for index in classes_outside(models[0], task):
+            mean[0] += mean[index]
+            mean[index] = 0
+        return mean
+
+    return mean
 
 
 def volume_predictor(model: Model, settings: InferenceSettings) -> Callable[[Tensor, str], Tensor]:

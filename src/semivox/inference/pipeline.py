@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,23 @@ from semivox.preparation.settings import Preparation
 
 ALONE_ABOVE_BYTES = 2**30
 """A scan whose probabilities take more than this (as float16) has the memory to itself: nothing is read beside it."""
+
+
+class Results(Protocol):
+    """What becomes of predictions: `Outputs`, or what another command makes of them."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they are written; made where it is missing."""
+
+    def label(self, item: Input) -> Path:
+        """The label file of a case."""
+
+    def complete(self, item: Input) -> bool:
+        """Whether every file of the case is there, and whole."""
+
+    def write(self, item: Input, probabilities: Tensor, placement: Placement, labels: LabelMap) -> None:
+        """Writes a case from class probabilities (K, X, Y, Z) on the prepared grid."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +79,6 @@ class Outputs:
         """Class → its file."""
         return {name: self.folder / folder / self.label(item).name for name, folder in self.class_folders.items()}
 
-    def make_folder(self) -> None:
-        """Raises RunError where nothing can be written: better now than after the first scan."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            raise RunError(f"{self.folder}: cannot be written to ({error.strerror}); choose another --out") from None
-
     def complete(self, item: Input) -> bool:
         """Whether every file of the case is there; each is written in one step, so being there is being whole."""
         return (
@@ -77,6 +87,35 @@ class Outputs:
             and (not self.probabilities or self.probability_file(item).exists())
             and all(file.exists() for file in self.class_files(item).values())
         )
+
+    def write(self, item: Input, probabilities: Tensor, placement: Placement, labels: LabelMap) -> None:
+        """Writes all files of a case, the label last: where it is, all is."""
+        if self.uncertainty:
+            entropy = restore_map(entropy_map(probabilities).numpy(), placement)
+            write_map(self.uncertainty_map(item), entropy, placement.source_grid)
+        if self.probabilities:
+            maps = np.empty((len(probabilities), *placement.source_shape), np.float16)
+            for index, share in enumerate(probabilities.numpy()):
+                # What was cropped away is background.
+                maps[index] = restore_map(share, placement, outside=float(index == 0))
+            with atomic_path(self.probability_file(item)) as path:
+                np.savez_compressed(path, probabilities=maps)
+        classes = restore_probabilities(probabilities.numpy(), placement)
+        if self.largest_component:
+            classes = keep_largest_component(classes)
+        scored = labels.scored()
+        for name, file in self.class_files(item).items():
+            write_label(file, np.isin(classes, scored[name]).astype(np.uint8), placement.source_grid)
+        write_label(self.label(item), labels.to_values(classes), placement.source_grid)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises RunError where nothing can be written: better now than after the first scan."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
 
 
 def folder_names(names: Iterable[str]) -> dict[str, str]:
@@ -102,7 +141,7 @@ def predict_cases(
     preparation: Preparation,
     channels: Sequence[str],
     labels: LabelMap,
-    outputs: Outputs,
+    outputs: Results,
     *,
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -113,7 +152,7 @@ def predict_cases(
     probabilities (K, X, Y, Z). `progress(done, total)` counts cases. A case that fails does not stop the others: after
     the last one a DataError lists all that failed, each with what to mend.
     """
-    outputs.make_folder()
+    make_folder(outputs.folder)
     todo = [item for item in inputs if not outputs.complete(item)]
     dataset = Dataset("inputs", outputs.folder, tuple(channels), labels, ())
     steps = _Steps(predict_volume, preparation, dataset, outputs, device)
@@ -168,7 +207,7 @@ class _Steps:
         predict_volume: Callable[[Tensor, str], Tensor],
         preparation: Preparation,
         dataset: Dataset,
-        outputs: Outputs,
+        outputs: Results,
         device: torch.device | None,
     ) -> None:
         self.predict_volume = predict_volume
@@ -191,26 +230,8 @@ class _Steps:
         return None
 
     def write(self, scan: _Scan, probabilities: Tensor) -> None:
-        """Writes what `outputs` asks for, the label last: where it is, all is."""
-        item, placement, outputs = scan.item, scan.placement, self.outputs
-        with self._noting_faults(item):
-            if outputs.uncertainty:
-                entropy = restore_map(entropy_map(probabilities).numpy(), placement)
-                write_map(outputs.uncertainty_map(item), entropy, placement.source_grid)
-            if outputs.probabilities:
-                maps = np.empty((len(probabilities), *placement.source_shape), np.float16)
-                for index, share in enumerate(probabilities.numpy()):
-                    # What was cropped away is background.
-                    maps[index] = restore_map(share, placement, outside=float(index == 0))
-                with atomic_path(outputs.probability_file(item)) as path:
-                    np.savez_compressed(path, probabilities=maps)
-            classes = restore_probabilities(probabilities.numpy(), placement)
-            if outputs.largest_component:
-                classes = keep_largest_component(classes)
-            scored = self.dataset.labels.scored()
-            for name, file in outputs.class_files(item).items():
-                write_label(file, np.isin(classes, scored[name]).astype(np.uint8), placement.source_grid)
-            write_label(outputs.label(item), self.dataset.labels.to_values(classes), placement.source_grid)
+        with self._noting_faults(scan.item):
+            self.outputs.write(scan.item, probabilities, scan.placement, self.dataset.labels)
 
     @contextmanager
     def _noting_faults(self, item: Input) -> Iterator[None]:

@@ -21,8 +21,27 @@ def restore_probabilities(probabilities: np.ndarray, placement: Placement) -> np
     the lower class. It goes slab by slab: beside the probabilities and the result it needs some hundred MB, whatever
     the scan's size and K. Raises DataError where the shape is not the prepared one.
     """
-    check_shape(probabilities, placement)
     result = np.zeros(placement.source_shape, np.uint8)
+    _decide(probabilities, placement, result)
+    return result
+
+
+def restore_with_confidence(probabilities: np.ndarray, placement: Placement) -> tuple[np.ndarray, np.ndarray]:
+    """What `restore_probabilities` gives, and the probability of that class, float32 (X, Y, Z).
+
+    What was cropped away is background with probability 1. Raises as `restore_probabilities` does.
+    """
+    result = np.zeros(placement.source_shape, np.uint8)
+    confidence = np.ones(placement.source_shape, np.float32)
+    _decide(probabilities, placement, result, confidence)
+    return result, confidence
+
+
+def _decide(
+    probabilities: np.ndarray, placement: Placement, result: np.ndarray, confidence: np.ndarray | None = None
+) -> None:
+    """Writes the most probable class into `result`, and its probability into `confidence`, both (X, Y, Z)."""
+    check_shape(probabilities, placement)
     region = placement.region(result)
     for rows, slab in slabs(placement):
         classes = region[rows]
@@ -31,7 +50,8 @@ def restore_probabilities(probabilities: np.ndarray, placement: Placement) -> np
             values = slab(probabilities[index])
             np.copyto(classes, index, where=values > best)
             np.maximum(best, values, out=best)
-    return result
+        if confidence is not None:
+            placement.region(confidence)[rows] = best
 
 
 def restore_labels(classes: np.ndarray, placement: Placement, order: Literal[0, 1] = 1) -> np.ndarray:
