@@ -2,8 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import wilcoxon
 
-from semivox.evaluation.statistics import bootstrap_interval, compare_paired, summarise
+from semivox.evaluation.statistics import bootstrap_interval, compare_paired, holm, summarise
 
 
 def slow_interval(values, groups, draws, seed):
@@ -99,3 +102,66 @@ def test_nothing_in_common_gives_nan():
     paired = compare_paired(np.array([math.nan]), np.array([1.0]))
     assert paired.n == 0
     assert math.isnan(paired.p_value)
+
+
+def test_cases_of_one_patient_count_once_in_the_signed_rank_test():
+    """Ten equal slices of one patient are one piece of evidence, not ten."""
+    rng = np.random.default_rng(6)
+    difference = rng.normal(0.3, 1, 8)
+    patients = np.repeat([f"p{number}" for number in range(8)], 10)
+    alone = compare_paired(difference, np.zeros(8))
+    many = compare_paired(np.repeat(difference, 10), np.zeros(80), patients)
+    assert (many.n, many.groups, alone.groups) == (80, 8, 8)
+    assert many.p_value == pytest.approx(alone.p_value)
+    assert many.p_value == pytest.approx(wilcoxon(difference).pvalue)
+
+
+def test_bootstrap_p_equals_drawing_patients_one_by_one():
+    rng = np.random.default_rng(7)
+    patients = [f"p{i // 2}" for i in range(24)]
+    difference = rng.normal(0.1, 0.3, 24)
+    names = sorted(set(patients))
+    below = 0
+    for _ in range(4000):
+        drawn = rng.choice(names, len(names))
+        below += np.mean([difference[i] for name in drawn for i in range(24) if patients[i] == name]) <= 0
+    expected = 2 * min(below, 4000 - below) / 4000
+    assert 0.02 < expected < 0.9
+    assert compare_paired(difference, np.zeros(24), patients).bootstrap_p_value == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bootstrap_p_and_interval_say_the_same(seed):
+    difference = np.random.default_rng(seed).normal(0.4, 1, 25)
+    paired = compare_paired(difference, np.zeros(25))
+    assert (paired.bootstrap_p_value < 0.05) == (paired.low > 0 or paired.high < 0)
+
+
+def test_the_smallest_bootstrap_p_is_of_the_number_of_draws_and_none_is_of_one_patient():
+    assert compare_paired(np.ones(5), np.zeros(5)).bootstrap_p_value == pytest.approx(2 / 10_001)
+    assert math.isnan(compare_paired(np.ones(3), np.zeros(3), ["p"] * 3).bootstrap_p_value)
+
+
+def slow_holm(p_values):
+    """Step by step: the smallest p times the number of hypotheses left, never below the one before."""
+    left = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, before = [0.0] * len(p_values), 0.0
+    while left:
+        before = max(before, min(1.0, p_values[left[0]] * len(left)))
+        corrected[left.pop(0)] = before
+    return corrected
+
+
+def test_holm_worked_value():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_equals_its_steps(p_values):
+    assert holm(p_values) == pytest.approx(slow_holm(p_values))
+
+
+def test_holm_leaves_what_is_no_test_out_of_the_family():
+    first, none, second = holm([0.02, math.nan, 0.04])
+    assert (first, second) == (pytest.approx(0.04), pytest.approx(0.04))
+    assert math.isnan(none)
