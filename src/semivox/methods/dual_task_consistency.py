@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from semivox.data.labels import IGNORE
 from semivox.losses.dual_task import distance_mse, dual_task_mse
@@ -12,7 +13,7 @@ from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
-from semivox.sampling.batch import Batch
+from semivox.sampling.batch import Batch, Stream
 
 
 class DualTaskConsistency(Method):
@@ -70,18 +71,24 @@ class DualTaskConsistency(Method):
         background = torch.zeros_like(other_task[:, :1])
         self.note(student=student, teacher=torch.cat([background, -self.settings.steepness * other_task], 1))
 
-        assert labelled.label is not None
-        assert labelled.signed_distance is not None
-        space = [1] * self.problem.dimensions
-        annotated = labelled.known[:, 1:].view(sizes[0], -1, *space) & (labelled.label != IGNORE).unsqueeze(1)
         valid = torch.cat([labelled.valid, unlabelled.valid])
         weight = self.settings.consistency_weight * clock.ramp(self.settings.ramp_share)
         return {
             "supervised": self.problem.supervised_loss(supervised, labelled),
-            "supervised_distance": self.settings.distance_weight
-            * distance_mse(regressed, labelled.signed_distance, annotated),
+            "supervised_distance": self.settings.distance_weight * distance_regression(regressed, labelled),
             "consistency": weight * dual_task_mse(distances, logits, valid, self.settings.steepness),
         }
 
     def inference_modules(self) -> tuple[torch.nn.Module, ...]:
         return (self.average,)
+
+
+def distance_regression(distances: Tensor, stream: Stream) -> Tensor:
+    """MSE(r, sdf(y)) of a labelled stream with signed distances, over what its labels know of each foreground class.
+
+    distances: r (B, K - 1, *space).
+    """
+    assert stream.label is not None
+    assert stream.signed_distance is not None
+    classes = stream.known[:, 1:].view(*distances.shape[:2], *[1] * (distances.ndim - 2))
+    return distance_mse(distances, stream.signed_distance, classes & (stream.label != IGNORE).unsqueeze(1))

@@ -52,6 +52,9 @@ class Optimiser:
     kind: Literal["sgd", "adam", "adamw"] | None = None
     learning_rate: float | None = None
     schedule: Literal["poly", "constant", "cosine"] | None = None
+    weight_decay: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    """β₁ and β₂ of adam and adamw."""
 
 
 @dataclass(frozen=True)

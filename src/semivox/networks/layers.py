@@ -50,6 +50,17 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+@contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """In this block `module` is in evaluation mode, afterwards as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
 def convolution(
     dimensions: int, inputs: int, outputs: int, kernel: int | Sequence[int] = 3, stride: int | Sequence[int] = 1
 ) -> nn.Module:

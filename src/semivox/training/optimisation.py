@@ -25,7 +25,7 @@ def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torc
                 factors |= {id(p): factor for p in part.parameters()}
     rate = base_learning_rate(specification, training)
     kind = specification.kind or training.optimiser
-    decay = training.weight_decay
+    decay = training.weight_decay if specification.weight_decay is None else specification.weight_decay
     by_factor: dict[float, list[torch.nn.Parameter]] = {}
     for key, parameter in parameters.items():
         by_factor.setdefault(factors.get(key, 1.0), []).append(parameter)
@@ -43,7 +43,7 @@ def make_optimiser(specification: Optimiser, training: TrainingSettings) -> torc
             foreach=True,
         )
     Kind = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
-    return Kind(groups, lr=rate, weight_decay=decay, foreach=True)
+    return Kind(groups, lr=rate, betas=specification.betas, weight_decay=decay, foreach=True)
 
 
 def base_learning_rate(specification: Optimiser, training: TrainingSettings) -> float:
