@@ -1,7 +1,7 @@
 """Several predictions of one image, each drawn towards the sharpened others."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,15 +11,19 @@ from semivox.losses.sharpening import sharpen
 
 
 def mutual_mse(
-    logits: Sequence[Tensor], temperature: float, weight: Tensor | None = None, detach: bool = False
+    logits: Sequence[Tensor],
+    temperature: float,
+    weight: Tensor | None = None,
+    detach: bool = False,
+    sharpening: Callable[[Tensor, float], Tensor] = sharpen,
 ) -> Tensor:
     """Σ over ordered pairs i ≠ j of the mean over voxels and classes of (p_i - s(p_j))²; a scalar.
 
-    logits: two or more of (B, K, *space); p = softmax, s = `sharpen` with T = `temperature`. weight: (B, *space) float
-    or bool; 0 if nothing counts. detach: whether s(p_j) is a target without gradient. Wu et al., MC-Net, MICCAI 2021,
-    and MC-Net+, MedIA 2022, which do not detach it.
+    logits: two or more of (B, K, *space); p = softmax, s = `sharpening` with T = `temperature`. weight: (B, *space)
+    float or bool; 0 if nothing counts. detach: whether s(p_j) is a target without gradient. Wu et al., MC-Net, MICCAI
+    2021, and MC-Net+, MedIA 2022, with `sharpen` and without detaching it.
     """
     predicted = [full_precision(z).softmax(1) for z in logits]
-    sharpened = [sharpen(p.detach() if detach else p, temperature) for p in predicted]
+    sharpened = [sharpening(p.detach() if detach else p, temperature) for p in predicted]
     squares = [(predicted[i] - sharpened[j]).square() for i, j in itertools.permutations(range(len(predicted)), 2)]
     return batch_mean(torch.stack(squares).sum(0).mean(1), weight)

@@ -29,6 +29,13 @@ def merge_label(label: Tensor, known: Tensor) -> Tensor:
     return flat.masked_fill(is_hidden, 0).view_as(label)
 
 
+def certain_label(label: Tensor, known: Tensor) -> Tensor:
+    """The label (B, *space) with `IGNORE` instead of background in samples in whose background classes lie hidden."""
+    hides = hidden_classes(known).any(1).view(-1, *[1] * (label.ndim - 1))
+    merged = merge_label(label, known)
+    return merged.masked_fill((merged == 0) & hides, IGNORE)
+
+
 def hidden_classes(known: Tensor) -> Tensor:
     """(B, K) bool: classes that lie hidden in the background; never background itself."""
     hidden = ~known

@@ -1,6 +1,7 @@
 """Bidirectional copy-paste (BCP)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from semivox.data.labels import IGNORE
 from semivox.errors import SettingError
 from semivox.inference.postprocessing import keep_largest_components
+from semivox.losses.partial import certain_label
 from semivox.losses.supervised import supervised_loss
+from semivox.methods.average import Average
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Stage, Terms
 from semivox.methods.problem import Problem
@@ -20,6 +23,8 @@ from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.mixing import copy_paste, similar_boxes
 
 PRETRAIN, SELF_TRAIN = "pretrain", "self_train"
+ALL, FIRST, SECOND = slice(None), slice(0, None, 2), slice(1, None, 2)
+"""Rows of a batch: all, the first and the second of each two neighbours."""
 SIDE = 2 / 3
 """Of the patch, along each axis, rounded down: what a box takes."""
 
@@ -65,7 +70,7 @@ class BidirectionalCopyPaste(Method):
         return Demand(views=cls.views, averages=1, labelled_forwards=1, teacher_forwards=1)
 
     def build(self, problem: Problem) -> None:
-        refuse_odd_batches("bidirectional_copy_paste", problem.plan.batch)
+        refuse_odd_batches(type(self).__name__, problem.plan.batch)
         self.problem = problem
         self.student = problem.network()
         mode = self.settings.teacher_mode
@@ -79,32 +84,48 @@ class BidirectionalCopyPaste(Method):
         )
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
+        mixes = self.mixes(batch, clock)
+        logits = self.student(mixes.image)
+        if clock.stage != PRETRAIN:
+            self.note(student=logits)
+        return self.region_terms(logits, mixes.regions)
+
+    def mixes(self, batch: Batch, clock: Clock) -> "Mixes":
+        """What a student sees in a stage, and who labels which region of it."""
         a, b = pair(batch.labelled)
         box = similar_boxes(a.image.shape[2:], a.seeds, SIDE, device=a.image.device)
         if clock.stage == PRETRAIN:
             mixed, _ = copy_paste(a.image, b.image, box)
-            logits = self.student(mixed)
-            return {
-                "supervised_border": self.problem.supervised_loss(logits, a, ~box),
-                "supervised_centre": self.problem.supervised_loss(logits, b, box),
-            }
+            return Mixes(
+                mixed, (Region("supervised_border", ALL, ~box, a, 1.0), Region("supervised_centre", ALL, box, b, 1.0))
+            )
         unlabelled = batch.unlabelled
         teacher = self.teacher(unlabelled.image)
         pseudo = self.pseudo_labels(teacher, unlabelled.valid)
-        self.note(pseudo=pseudo)
-        (p, q), (pseudo_p, pseudo_q) = pair(unlabelled), (pseudo[0::2], pseudo[1::2])
+        (p, q), (pseudo_p, pseudo_q) = pair(unlabelled), (pseudo[FIRST], pseudo[SECOND])
         x_1, _ = copy_paste(p.image, a.image, box)
         x_2, _ = copy_paste(b.image, q.image, box)
-        student = self.student(interleave(x_1, x_2))
-        logits_1, logits_2 = student[0::2], student[1::2]
-        self.note(student=student, teacher=teacher, kept=interleave(p.valid & ~box, q.valid & box))
+        self.note(pseudo=pseudo, teacher=teacher, kept=interleave(p.valid & ~box, q.valid & box))
         weight = self.settings.pseudo_weight
-        return {
-            "supervised_centre": self.problem.supervised_loss(logits_1, a, box),
-            "supervised_border": self.problem.supervised_loss(logits_2, b, ~box),
-            "pseudo_border": weight * supervised_loss(logits_1, pseudo_p, weight=~box),
-            "pseudo_centre": weight * supervised_loss(logits_2, pseudo_q, weight=box),
-        }
+        return Mixes(
+            interleave(x_1, x_2),
+            (
+                Region("supervised_centre", FIRST, box, a, 1.0),
+                Region("supervised_border", SECOND, ~box, b, 1.0),
+                Region("pseudo_border", FIRST, ~box, pseudo_p, weight),
+                Region("pseudo_centre", SECOND, box, pseudo_q, weight),
+            ),
+        )
+
+    def region_terms(self, logits: Tensor, regions: Sequence["Region"]) -> Terms:
+        """½ (CE + Dice) of every region, weighted."""
+
+        def loss(region: Region) -> Tensor:
+            if isinstance(region.source, Stream):
+                return self.problem.supervised_loss(logits[region.rows], region.source, region.where)
+            return supervised_loss(logits[region.rows], region.source, weight=region.where)
+
+        return {region.name: region.weight * loss(region) for region in regions}
 
     def pseudo_labels(self, logits: Tensor, valid: Tensor) -> Tensor:
         """ŷ (B, *space) of the teacher's logits (B, K, *space), `IGNORE` where `valid` is False."""
@@ -114,15 +135,48 @@ class BidirectionalCopyPaste(Method):
         return label.masked_fill(~valid, IGNORE)
 
     def after_step(self, clock: Clock) -> None:
-        """Until the second stage begins the teacher is the student, statistics of batch norm included; then λ is
+        """Until the second stage begins an average is its source, statistics of batch norm included; then λ is
         constant, however short the first was."""
-        if clock.stage == PRETRAIN:
-            self.teacher.module.load_state_dict(self.student.state_dict())
-        else:
-            self.teacher.update()
+        for average in self.modules():
+            if isinstance(average, Average):
+                if clock.stage == PRETRAIN:
+                    average.module.load_state_dict(average.source.state_dict())
+                else:
+                    average.update()
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.teacher if self.settings.evaluate == "teacher" else self.student,)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of some of the mixes, of one sample in each, and what labels it."""
+
+    name: str
+    """Of its loss term."""
+    rows: slice
+    """Which of the mixes."""
+    where: Tensor
+    """(rows, *space) bool."""
+    source: Stream | Tensor
+    """The labelled samples, or pseudo-labels (rows, *space)."""
+    weight: float
+
+    @property
+    def label(self) -> Tensor:
+        """What the region is surely, (rows, *space); `IGNORE` where that is unknown. Only `where` matters."""
+        if isinstance(self.source, Tensor):
+            return self.source
+        assert self.source.label is not None
+        return certain_label(self.source.label, self.source.known)
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Images (rows, C, *space) of two samples each, and their regions."""
+
+    image: Tensor
+    regions: tuple[Region, ...]
 
 
 def refuse_odd_batches(method: str, batch: BatchSize) -> None:
@@ -136,7 +190,7 @@ def refuse_odd_batches(method: str, batch: BatchSize) -> None:
 
 def pair(stream: Stream) -> tuple[Stream, Stream]:
     """The first and the second of each two neighbours."""
-    return stream[0::2], stream[1::2]
+    return stream[FIRST], stream[SECOND]
 
 
 def interleave(first: Tensor, second: Tensor) -> Tensor:

@@ -97,15 +97,19 @@ class MutualConsistency(Method):
         sizes = [len(labelled.image), len(unlabelled.image)]
         supervised, compared = zip(*(one.split(sizes) for one in logits), strict=True)
         self.note(student=compared[0], teacher=compared[1])
-        valid = torch.cat([labelled.valid, unlabelled.valid])
         weight = self.consistency_weight * clock.ramp(self.settings.ramp_share)
         return {
             **{
                 f"supervised_{number}": self.supervised_weight * self.problem.supervised_loss(one, labelled)
                 for number, one in enumerate(supervised, start=1)
             },
-            "consistency": weight * mutual_mse(logits, self.settings.temperature, valid, self.settings.detach),
+            "consistency": weight * self.consistency(logits, batch),
         }
+
+    def consistency(self, logits: list[Tensor], batch: Batch) -> Tensor:
+        """How far the decoders' logits on both streams are from one another."""
+        valid = torch.cat([batch.labelled.valid, batch.unlabelled.valid])
+        return mutual_mse(logits, self.settings.temperature, valid, self.settings.detach)
 
     def predict(self, image: Tensor, task: str) -> Tensor:
         network = self.average.module
