@@ -246,6 +246,16 @@ def test_the_setting_is_in_the_notes(make_run) -> None:
     assert "No scan of b took part in training." in Page(write_report(run.folder)).text
 
 
+def test_weights_that_the_test_cases_chose_are_said_to_flatter(make_run) -> None:
+    run = make_run()
+    assert "no test score had a say" in Page(write_report(run.folder)).text
+    config = {**run.config, "training": {**run.config["training"], "selection": "test"}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    text = Page(write_report(run.folder)).text
+    assert "best on the test cases themselves" in text
+    assert "no test score had a say" not in text
+
+
 def test_a_method_of_the_users_own_is_named_again_in_the_commands(make_run) -> None:
     run = make_run()
     config = run.folder / "config.yaml"

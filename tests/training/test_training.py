@@ -1,5 +1,7 @@
 """What the engine does around a method: selection, schedules, health, faults of the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,16 @@ from semivox.methods.supervised import Supervised
 from semivox.training import engine as engine_module
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.engine import Engine, spans
-from semivox.training.fit import fit, open_store, read_data, seconds_per_step, training_data
+from semivox.training.fit import (
+    build,
+    fit,
+    open_store,
+    read_data,
+    seconds_per_step,
+    selection_cases,
+    selection_score,
+    training_data,
+)
 from semivox.training.log import health, read_log
 from semivox.training.optimisation import learning_rate_factor
 from semivox.training.run import RunFolder
@@ -144,3 +155,44 @@ def test_compile_reaches_every_network(make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(Network, "compile", lambda network: compiled.append(type(network).__name__))
     fit(make_config("supervised", iterations=1, compile=True), started(tmp_path / "run"))
     assert compiled == ["VNet", "VNet"]  # the network and its average
+
+
+def test_the_step_that_is_best_on_test_cases_is_kept_only_where_that_is_asked_for(make_config, tmp_path):
+    """As published: the score is that of the kept weights on the test cases, whose labels training does not see."""
+    config = make_config("supervised", iterations=4, selection="test", validate_every=1)
+    whole = read_data(config.data)
+    dataset = training_data(whole, config.data.labelled)
+    assert {case.split for case in selection_cases(config, whole, dataset)} == {"test"}
+    assert not any(case.label for case in dataset.split("test"))
+    run = started(tmp_path / "run")
+    fit(config, run)
+    scores = {int(row["step"]) + 1: row["validation/dice"] for row in read_log(run.log) if row["validation/dice"]}
+    content = load_checkpoint(run.best)
+    assert content["step"] == max(scores, key=lambda step: float(scores[step]))
+
+    method, _ = build(config, dataset)
+    method.load_state_dict(content["method"])
+    method.eval()
+    judges = selection_cases(config, whole, dataset)
+    with torch.inference_mode():
+        dice = selection_score(config, dataset, judges, open_store(config, dataset, judges), method)()
+    assert dice == pytest.approx(content["dice"])
+
+
+@pytest.mark.parametrize("selection", ["last", "validation"])
+def test_without_being_asked_no_test_case_chooses(make_config, selection):
+    config = make_config("supervised", selection=selection)
+    whole = read_data(config.data)
+    cases = selection_cases(config, whole, training_data(whole, config.data.labelled))
+    assert [case.split for case in cases] == (["val"] * len(cases))
+    assert bool(cases) == (selection == "validation")
+
+
+@pytest.mark.parametrize(("selection", "words"), [("validation", "no validation case"), ("test", "no test case")])
+def test_a_selection_without_a_label_to_choose_by_is_one_line(make_config, selection, words):
+    config = make_config("supervised", selection=selection)
+    whole = read_data(config.data)
+    bare = replace(whole, cases=tuple(replace(case, label=None) for case in whole))
+    with pytest.raises(RunError, match=f"training.selection is '{selection}' but {words} has a label") as caught:
+        selection_cases(config, bare, bare)
+    assert "\n" not in str(caught.value)

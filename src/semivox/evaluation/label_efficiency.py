@@ -95,8 +95,9 @@ def label_curve(
     gains = []
     for number in different:
         ends = np.percentile([_gain(number, *own) for own in parameters], [tail, 100 - tail])
+        low_gain, high_gain = map(float, ends)
         is_measured = bool(number + MORE <= different[-1])
-        gains.append(Gain(int(number), float(_gain(number, *best)), *map(float, ends), is_measured=is_measured))
+        gains.append(Gain(int(number), _gain(number, *best), low_gain, high_gain, is_measured))
     of_numbers = np.array([means[own].mean() for own in places])
     return LabelCurve(
         labelled=tuple(int(number) for number in different),

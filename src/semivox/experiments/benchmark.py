@@ -63,6 +63,13 @@ INSTEAD = {
 
 GO_ON = "give the same command again to go on; what is finished is kept"
 
+MODEL = {
+    "last": "the last step's",
+    "validation": "the best on validation cases",
+    "test": "the best on the test cases themselves (as published)",
+}
+"""Which model is scored, by `training.selection`."""
+
 MAY_DIFFER = (
     *("training.device", "training.devices", "training.precision", "training.workers"),
     *("data.datasets", "data.store", "protocol"),
@@ -545,7 +552,7 @@ def preface(grid: Grid, comparison: Comparison) -> list[str]:
     record = read_record(comparison.groups[0].runs[0])
     hardware, versions = record.environment.get("hardware", {}), record.environment.get("versions", {})
     scored = "development cases (no test case was opened)" if grid.development else "test cases"
-    model = "the last step's" if training.selection == "last" else "the best on validation cases"
+    model = MODEL[training.selection]
     machine = ", ".join(hardware.get("gpus") or [f"CPU {hardware.get('cpu_capability', '')}".strip()])
     return [
         f"Protocol `{protocol.name}` ({protocol.source}). {count_of(grid.labelled)} labelled; scored on {scored};"

@@ -194,7 +194,8 @@ class Protocol(Part):
     """In the file: a plan, or the name of a file that holds one, relative to the protocol's. Its `metric_unit` is the
     unit of distances."""
     training: TrainingSettings
-    """`selection` says which step's model is scored: the last one unless it says otherwise."""
+    """`selection` says which step's model is scored: the last one unless it says otherwise, such as `test` for the best on
+    the test cases, as published."""
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
     uda: UdaSettings = UdaSettings()

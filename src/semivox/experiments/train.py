@@ -309,7 +309,7 @@ def complete(run: RunFolder, config: Config, test: bool) -> None:
 
 def keep_model(run: RunFolder, config: Config, dataset: Dataset) -> None:
     """Writes the model folder from the selected checkpoint."""
-    selected = run.best if config.training.selection == "validation" else run.last
+    selected = run.last if config.training.selection == "last" else run.best
     content = load_checkpoint(selected)
     method, problem = build(config, dataset, pretrained=False)
     load_method(method, content)

@@ -17,6 +17,18 @@ SUPERVISED = "supervised"
 MOST_NAMES = 10
 """Longer lists of cases are cut short."""
 
+CHOSEN = {
+    "last": "Reported are the weights of the last step; no test score had a say in choosing them.",
+    "validation": (
+        "Reported are the weights that did best on the validation cases, which are neither trained nor tested on."
+    ),
+    "test": (
+        "Reported are the weights that did best on the test cases themselves, as many papers publish it: the scores are"
+        " too good, and comparable only with figures that were chosen alike."
+    ),
+}
+"""What the choice of weights (`training.selection`) means for a reader."""
+
 FEW_CASES = 10
 """With fewer test cases an interval is hardly to be trusted."""
 
@@ -28,11 +40,7 @@ def summary(record: Record, dataset: Dataset | None) -> str:
     steps = f"{done:,} steps" if done >= training["iterations"] else f"{done:,} of {training['iterations']:,} steps"
     sentences = [f"{in_title(config['method']['name'])} was trained on {_data(record, dataset)}"]
     sentences[0] += f" for {steps}{_minutes(record)}, with seed {config['seed']}."
-    sentences.append(
-        "Reported are the weights that did best on the validation cases, which are neither trained nor tested on."
-        if training["selection"] == "validation"
-        else "Reported are the weights of the last step; no test score had a say in choosing them."
-    )
+    sentences.append(CHOSEN[training["selection"]])
     if record.metrics is not None:
         scored, unscored = len(record.metrics["cases"]), len(record.metrics["unscored"])
         tested = f"They were scored on {_count(scored, 'case')}"

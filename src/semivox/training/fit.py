@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.multiprocessing.spawn import ProcessException
 
-from semivox.data.case import Dataset
+from semivox.data.case import Case, Dataset
 from semivox.data.joining import read_datasets
 from semivox.data.setting import refuse_contradictions, without_foreign_labels
 from semivox.errors import ResourceError, RunError, SemivoxError
@@ -88,9 +88,30 @@ def make_problem(config: Config, dataset: Dataset, pretrained: bool = True) -> P
     )
 
 
-def open_store(config: Config, dataset: Dataset) -> Store:
-    """The store of the training and validation cases, made where it is missing."""
-    wanted = replace(dataset, cases=dataset.split("train") + dataset.split("val"))
+def selection_cases(config: Config, whole: Dataset, dataset: Dataset) -> tuple[Case, ...]:
+    """The labelled cases whose Dice chooses the step: of `dataset`, what training may see, or where the test cases are
+    to choose, of `whole`. None where the last step is kept. Raises RunError where none has a label."""
+    selection = config.training.selection
+    if selection == "last":
+        return ()
+    found = whole.split("test") if selection == "test" else dataset.split("val")
+    cases = tuple(case for case in found if case.label is not None)
+    if not cases:
+        none = (
+            " (in development none takes part)" if selection == "test" and config.data.development is not None else ""
+        )
+        raise RunError(
+            f"training.selection is '{selection}' but no {selection} case has a label{none}; mark some with split"
+            f" `{'test' if selection == 'test' else 'val'}` in cases.csv, or use `-s training.selection=last`"
+        )
+    return cases
+
+
+def open_store(config: Config, dataset: Dataset, others: Sequence[Case] = ()) -> Store:
+    """The store of the training and validation cases, and of `others` that are to choose the step, made where it is
+    missing."""
+    cases = {case.id: case for case in (*dataset.split("train"), *dataset.split("val"), *others)}
+    wanted = replace(dataset, cases=tuple(cases.values()))
     with progress("preparing scans") as report:
         return make_store(wanted, config.plan.preparation, config.data.store, workers=cores(), progress=report)
 
@@ -214,8 +235,10 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
 
     Raises Interrupted after a signal (all is saved by then), ResourceError where memory does not suffice.
     """
-    dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
-    store = open_store(config, dataset)
+    whole = read_data(config.data)
+    dataset = training_data(whole, config.data.labelled, config.uda.target_labels)
+    judges = selection_cases(config, whole, dataset)
+    store = open_store(config, dataset, judges)
     content = load_checkpoint(run.last) if run.last.exists() else None
     method, _ = build(config, dataset, pretrained=content is None)
     engine = make_engine(config, dataset, store, method, rank, run.pseudo_labels)
@@ -235,9 +258,9 @@ def fit(config: Config, run: RunFolder, rank: int = 0) -> None:
     if rank == 0:
         warn_of_long_averages(method, min(end - start for start, end in schedules(engine.spans)))
         log = Log(run.log, training.log_every, dataset.labels.names)
-        if training.selection == "validation":
+        if judges:
             every = training.validate_every or max(training.iterations // 10, 1)
-            score = validation_score(config, dataset, store, method)
+            score = selection_score(config, dataset, judges, store, method)
             callbacks.append(Validation(run, every, training.patience, score, log))
         checkpoints = Checkpoints(run, training.checkpoint_every)
         engine.labelling.after_case = lambda: checkpoints.stop_if_asked(engine)
@@ -324,14 +347,10 @@ class _RestoreOptimisers(lightning.Callback):
         engine.restore_optimisers(self.content)
 
 
-def validation_score(config: Config, dataset: Dataset, store: Store, method: Method) -> Callable[[], float]:
-    """A function that gives the mean foreground Dice over the labelled validation cases, on the prepared grid."""
-    cases = [case for case in dataset.split("val") if case.label is not None]
-    if not cases:
-        raise RunError(
-            "training.selection is 'validation' but the data set has no labelled validation cases; mark some with"
-            " split `val` in cases.csv, or use `-s training.selection=last`"
-        )
+def selection_score(
+    config: Config, dataset: Dataset, cases: Sequence[Case], store: Store, method: Method
+) -> Callable[[], float]:
+    """A function that gives the mean foreground Dice over `cases`, on the prepared grid."""
     windows = make_windows(config.plan, config.inference, config.training.precision)
 
     def score() -> float:

@@ -1,4 +1,4 @@
-"""Scoring the validation cases while training, and keeping the best weights."""
+"""Scoring the cases that choose the step while training, and keeping the best weights."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from semivox.training.run import RunFolder
 
 
 class Validation(lightning.Callback):
-    """Every `every` steps calls `score()`, the mean Dice of the validation cases; keeps the best weights in best.pt, of
+    """Every `every` steps calls `score()`, the mean Dice of the cases that choose; keeps the best weights in best.pt, of
     the last stage: others only lead up to it.
 
     `patience`: validations of the last stage without improvement after which training stops; 0 never stops.
