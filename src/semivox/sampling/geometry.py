@@ -78,6 +78,15 @@ def _tells_apart(names: set[str], sides: Iterable[tuple[str, str]]) -> bool:
     return False
 
 
+def square_planes(patch: Sequence[int], spacing_mm: Sequence[float]) -> list[tuple[int, int]]:
+    """Pairs of axes of equal patch size and voxel size, in which a patch can be turned by 90°."""
+    return [
+        (a, b)
+        for a, b in itertools.combinations(range(len(patch)), 2)
+        if patch[a] == patch[b] and np.isclose(spacing_mm[a], spacing_mm[b], rtol=0.01)
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """What was drawn for B samples of D space axes: `apply` replays it on any map, `undo` takes it back.
@@ -124,22 +133,33 @@ class Geometry:
             random = generator(seed, "geometry")
             for axis in flippable:
                 geometry.flips[row, axis] = random.random() < 0.5
-            planes = [
-                (a, b)
-                for a, b in itertools.combinations(range(len(patch)), 2)
-                if patch[a] == patch[b] and np.isclose(spacing[a], spacing[b], rtol=0.01)
-            ]
+            planes = square_planes(patch, spacing)
             if planes and random.random() < settings.turn_probability:
-                first, second = planes[random.integers(len(planes))]
-                turns = random.integers(1, 4)
-                if turns != 2:
-                    geometry.axes[row, [first, second]] = second, first
-                geometry.flips[row, first] ^= turns != 3
-                geometry.flips[row, second] ^= turns != 1
+                geometry._add_turns(row, planes[random.integers(len(planes))], int(random.integers(1, 4)))
             if rotatable and random.random() < settings.affine_probability:
                 inside = np.ix_(rotatable, rotatable)
                 geometry.affine[row][inside] = _draw_affine(random, spacing[list(rotatable)], settings)
         return geometry
+
+    @classmethod
+    def draw_turns(cls, seeds: Sequence[int], patch: tuple[int, ...], spacing_mm: Sequence[float]) -> "Geometry":
+        """Per seed 0 to 3 quarter turns in a square plane of the patch; 0 or 2 in any plane where none is square."""
+        geometry = cls.identity(len(seeds), patch)
+        square = square_planes(patch, spacing_mm)
+        planes = square or list(itertools.combinations(range(len(patch)), 2))
+        for row, seed in enumerate(seeds):
+            random = generator(seed, "turns")
+            plane = planes[random.integers(len(planes))]
+            geometry._add_turns(row, plane, int(random.integers(4) if square else 2 * random.integers(2)))
+        return geometry
+
+    def _add_turns(self, row: int, plane: tuple[int, int], turns: int) -> None:
+        """Turns sample `row`, whose axes are in order yet, by `turns` times 90°."""
+        first, second = plane
+        if turns % 2:
+            self.axes[row, [first, second]] = second, first
+        self.flips[row, first] ^= turns in (1, 2)
+        self.flips[row, second] ^= turns in (2, 3)
 
     def __len__(self) -> int:
         return len(self.affine)

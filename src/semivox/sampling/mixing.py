@@ -88,6 +88,17 @@ def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Ten
     return torch.where(mask, second, first), torch.where(mask, first, second)
 
 
+def mixing_shares(seeds: Sequence[int], concentration: float, device: torch.device | str = "cpu") -> Tensor:
+    """m ~ Beta(a, a) with a = `concentration`, one number for each seed: (B,) float32. Small a: near 0 or 1."""
+    draws = [generator(seed, "mixup").beta(concentration, concentration) for seed in seeds]
+    return torch.tensor(draws, dtype=torch.float32, device=device)
+
+
+def mixup(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """(1 - m) first + m second: maps (B, C, *space), m = `share` (B,). Zhang et al., ICLR 2018."""
+    return first + share.view(-1, *[1] * (first.dim() - 1)).to(first) * (second - first)
+
+
 def _placed(
     sizes: np.ndarray,
     sides: Sequence[np.ndarray],
