@@ -50,9 +50,14 @@ class Candidate:
         return shared_phantom()
 
     @property
+    def named_network(self) -> str | None:
+        """The network with which it is tried; None: the usual one."""
+        return self.network or self.kind.preferred_network
+
+    @property
     def dimensions(self) -> tuple[int, ...]:
         """2 and 3, as far as its network reads them."""
-        network = self.network or self.kind.preferred_network
+        network = self.named_network
         return (2, 3) if network is None else tuple(sorted(find_network(network).dimensionalities))
 
     @property

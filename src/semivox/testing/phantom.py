@@ -4,7 +4,7 @@ import atexit
 import shutil
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from semivox.training.labelling import StoredLabels
 PREPARATION = Preparation(resample="none", normalisation=(Normalisation(),))
 LABELLED = 1
 """Training cases per scanner that keep their label."""
+SIZE = (24, 24, 16)
 PATCHES = {2: (24, 24), 3: (16, 16, 12)}
 """Dimensions → patch of a plan whose step takes some tens of milliseconds."""
 NETWORKS = {2: "unet", 3: "vnet"}
@@ -31,7 +32,8 @@ NETWORKS = {2: "unet", 3: "vnet"}
 
 @dataclass(frozen=True)
 class TinyPhantom:
-    """Six training cases of 24x24x16 voxels, two of them labelled, and one validation case."""
+    """Six training cases of 24x24x16 voxels (in-plane `detail` times as many), two of them labelled, and one validation
+    case."""
 
     folder: Path
     hides: bool = True
@@ -68,10 +70,12 @@ class TinyPhantom:
         return labels
 
 
-def write_tiny_phantom(folder: Path) -> TinyPhantom:
+def write_tiny_phantom(folder: Path, detail: int = 1) -> TinyPhantom:
     """Writes the phantom, with and without its hidden labels, into `folder`."""
     phantom = TinyPhantom(folder)
-    known = write_phantom(folder / "known" / "phantom", cases=6, labelled=6, validation=1, test=1, size=(24, 24, 16))
+    width, depth, height = SIZE
+    size = (detail * width, detail * depth, height)
+    known = write_phantom(folder / "known" / "phantom", cases=6, labelled=6, validation=1, test=1, size=size)
     shutil.copytree(known.root, phantom.root)
     hidden: Dataset = known.hide_labels(LABELLED)
     for case in (*hidden.unlabelled(), *hidden.split("test")):
@@ -81,18 +85,25 @@ def write_tiny_phantom(folder: Path) -> TinyPhantom:
     return phantom
 
 
-@lru_cache(maxsize=1)
-def shared_phantom() -> TinyPhantom:
-    """One phantom for the whole process, in a temporary folder that goes away with it."""
+@cache
+def shared_phantom(detail: int = 1) -> TinyPhantom:
+    """One phantom of each detail for the whole process, in a temporary folder that goes away with it."""
     folder = Path(tempfile.mkdtemp(prefix="semivox-phantom-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write_tiny_phantom(folder)
+    return write_tiny_phantom(folder, detail)
 
 
 def tiny_plan(
-    dimensions: int, batch: int = 2, *, width: int = 4, dropout: bool = True, network: str | None = None
+    dimensions: int,
+    batch: int = 2,
+    *,
+    width: int = 4,
+    dropout: bool = True,
+    network: str | None = None,
+    detail: int = 1,
 ) -> Plan:
-    """GroupNorm, so that a sample does not depend on its neighbours and two processes see what one sees.
+    """Patches are the same share of the phantom at each detail. GroupNorm, so that a sample does not depend on its
+    neighbours and two processes see what one sees.
 
     network: a registered name; None takes U-Net in 2-D and V-Net in 3-D.
     """
@@ -104,7 +115,7 @@ def tiny_plan(
     settings = {key: value for key, value in wanted.items() if key in named}
     return Plan(
         preparation=PREPARATION,
-        patch=PATCHES[dimensions],
+        patch=tuple(detail * length for length in PATCHES[dimensions]),
         batch=BatchSize(labelled=batch, unlabelled=batch),
         network=NetworkChoice(name=name, settings=settings),
     )

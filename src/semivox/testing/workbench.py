@@ -36,22 +36,23 @@ def tiny_config(
     width: int = 4,
     dropout: bool = True,
     network: str | None = None,
+    detail: int = 1,
     seed: int = 0,
     **training: Any,
 ) -> Config:
     """The config of a run on the phantom whose steps take some tens of milliseconds.
 
     settings: the method's, where they differ from its defaults. batch: samples of each stream. width: channels of the
-    finest level. network: None takes the one that the method prefers, or the usual one. training: fields of the
-    config's section.
+    finest level. network: None takes the one that the method prefers, or the usual one. detail: of the
+    phantom, where none is given, and of the patch. training: fields of the config's section.
     """
     typed = method_settings(MethodChoice(name=method, settings=dict(settings or {})))
     stages = find_method(method)(typed).stages()
     network = network or find_method(method).preferred_network
     defaults = {"iterations": STAGE_STEPS * len(stages), "device": "cpu", "precision": "32", "log_every": 1}
     return Config(
-        data=(phantom or shared_phantom()).data,
-        plan=tiny_plan(dimensions, batch, width=width, dropout=dropout, network=network),
+        data=(phantom or shared_phantom(detail)).data,
+        plan=tiny_plan(dimensions, batch, width=width, dropout=dropout, network=network, detail=detail),
         method=MethodChoice(name=method, settings=typed.model_dump(mode="json")),
         training=TrainingSettings(**{**defaults, **training}),
         seed=seed,
