@@ -44,7 +44,7 @@ class Independence(Method):
         phase_share: float = Field(0.012, gt=0, le=1)
         """Share of the run from one max phase to the next: 60 of 5000 steps."""
         phase_steps: int | None = Field(None, ge=1)
-        """Adam steps on P in a max phase. null: as many as there are training steps to the next one; 60 and 60 there."""
+        """Adam steps on P in a max phase. null: as many as training steps to the next one; 60 and 60 there."""
         coefficient_rate: float = Field(2e-2, gt=0)
         """Adam's learning rate of P."""
 
@@ -104,13 +104,13 @@ class Independence(Method):
 
     def unexplained(self, layers: Sequence[Sequence[Tensor]]) -> Terms:
         """1 - I_i, which P minimises."""
-        values = dependences([list(own) for own in self.coefficients], layers)
+        values = dependences([list(own.parameters()) for own in self.coefficients], layers)
         return {f"unexplained_{number}": 1 - value for number, value in enumerate(values, start=1)}
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         terms = super().losses(batch, clock)
         if clock.step >= self.first_phase(clock):
-            fixed = [[p.detach() for p in own] for own in self.coefficients]
+            fixed = [[p.detach() for p in own.parameters()] for own in self.coefficients]
             for number, value in enumerate(dependences(fixed, rows(self.layers)), start=1):
                 terms[f"dependence_{number}"] = self.settings.independence_weight * value
         return terms
@@ -181,7 +181,7 @@ class MutualCausality(Independence, MutualConsistencyPlus):
         return mutual_mse(unlabelled, settings.temperature, valid, settings.detach, sharpen_classes)
 
 
-def corresponding_weights(members: Sequence[nn.Module]) -> list[tuple[nn.Parameter, ...]]:
+def corresponding_weights(members: Sequence[nn.Module]) -> list[tuple[Tensor, ...]]:
     """The weights of the convolutions that all members have by one name and in one shape, layer by layer."""
     found = [
         {name: layer.weight for name, layer in member.named_modules() if isinstance(layer, CONVOLUTIONS)}

@@ -60,8 +60,8 @@ def training_learns(candidate: Candidate) -> None:
     phantom = shared_phantom(detail(candidate))
     config = training_config(candidate, TRAINING_STEPS)
     method, _ = build(config, phantom.dataset)
-    # A stage that begins anew needs steps of its own.
-    steps = TRAINING_STEPS * (1 + len(method.stages())) // 2
+    # A stage that begins anew needs steps of its own, and so does each of several networks that take turns.
+    steps = TRAINING_STEPS * (1 + len(method.stages())) // 2 * turns(candidate)
     config = training_config(candidate, steps)
     seen = [case.id for case in phantom.dataset.unlabelled()]
     unseen = [case.id for case in phantom.dataset.split("val")]
@@ -82,6 +82,13 @@ def training_learns(candidate: Candidate) -> None:
             f"Dice on {kind} only goes from {low:.3f} to {high:.3f} in {steps} steps; see that predict uses"
             " what was trained, and that pseudo-labels do not teach background"
         )
+
+
+def turns(candidate: Candidate) -> int:
+    """How many steps it takes until each optimiser has had one."""
+    bench = candidate.bench()
+    stepped = {name for name, _ in bench.method.steps(bench.batch(), bench.clock)}
+    return round(len(bench.optimisers) / len(stepped))
 
 
 def training_config(candidate: Candidate, steps: int) -> Config:
