@@ -1,4 +1,4 @@
-"""The two soft Dice losses of the literature, one value per class, sums over batch and space together."""
+"""The soft Dice losses of the literature, one value per class, sums over batch and space together."""
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ def dice_linear(probabilities: Tensor, label: Tensor, weight: Tensor | None = No
     """DiceLin = 1 - (2 Σpg + s) / (Σp + Σg + s) per class (K,), as in MC-Net, SS-Net, BCP; else as `dice_squared`."""
     p, g, counted = _parts(probabilities, label, weight)
     return _dice((p * g * counted), (p * counted), (g * counted), smooth)
+
+
+def dice_soft(probabilities: Tensor, target: Tensor, weight: Tensor | None = None, smooth: float = 1e-5) -> Tensor:
+    """1 - (2 Σpq + s) / (Σp² + Σq² + s) per class (K,): 0 where p = q, however unsure both are.
+
+    probabilities, target: p and q (B, K, *space). weight: (B, *space) float or bool; 0 if nothing counts.
+    """
+    p, q = full_precision(probabilities), full_precision(target)
+    counted = p.new_ones(()) if weight is None else weight.unsqueeze(1).to(p)
+    return _dice(p * q * counted, p.square() * counted, q.square() * counted, smooth)
 
 
 def _parts(probabilities: Tensor, label: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,15 @@ def confident_cross_entropy(logits: Tensor, label: Tensor, kept: Tensor, valid: 
     return cross_entropy(logits, label, kept) * batch_mean(kept.to(full_precision(logits).dtype), valid)
 
 
+def confidence_weighted_cross_entropy(logits: Tensor, label: Tensor, confidence: Tensor, kept: Tensor) -> Tensor:
+    """Σ_kept max p · -ln p_ŷ / N_kept: cross-entropy of which each kept voxel counts by its confidence; a scalar.
+
+    logits: (B, K, *space). label, confidence, kept: (B, *space). So unsure labels weigh less, where a weighted mean
+    would divide by the confidences. Liu et al., PS-MT, CVPR 2022. 0 where nothing is kept.
+    """
+    return cross_entropy(logits, label, confidence * kept) * batch_mean(full_precision(confidence), kept)
+
+
 def confident_dice(logits: Tensor, label: Tensor, kept: Tensor) -> Tensor:
     """Mean over all classes of DiceSq with sums over the kept voxels alone, 0 where there are none; a scalar.
 

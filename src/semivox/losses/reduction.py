@@ -28,6 +28,16 @@ def batch_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     return total / torch.where(count > 0, count, torch.ones_like(count))
 
 
+def batch_gather(x: Tensor) -> Tensor:
+    """`x` of all processes, in their order, along a new first axis; alike in shape on each, and without gradient."""
+    x = x.detach().contiguous()
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x)
+        return torch.stack(parts)
+    return x.unsqueeze(0)
+
+
 def full_precision(x: Tensor) -> Tensor:
     """`x` in float32, or float64 where it is that already: losses never compute in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

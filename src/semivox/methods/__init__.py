@@ -49,6 +49,8 @@ METHODS = {
     "sss": "semivox.methods.sss:SSS",
     "adversarial": "semivox.methods.adversarial:Adversarial",
     "shape_aware": "semivox.methods.shape_aware:ShapeAware",
+    "smoothness_class_separation": "semivox.methods.smoothness_class_separation:SmoothnessClassSeparation",
+    "perturbed_strict_mean_teacher": "semivox.methods.perturbed_strict_mean_teacher:PerturbedStrictMeanTeacher",
 }
 
 ALIASES = {
@@ -87,6 +89,10 @@ ALIASES = {
     "ver_semi": "versemi",
     "dan": "adversarial",
     "sassnet": "shape_aware",
+    "ss_net": "smoothness_class_separation",
+    "ssnet": "smoothness_class_separation",
+    "ps_mt": "perturbed_strict_mean_teacher",
+    "psmt": "perturbed_strict_mean_teacher",
 }
 
 ADDITIONS = {"transferable_augmentation": "semivox.methods.augmented:augmented"}
