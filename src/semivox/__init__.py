@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from semivox.experiments.benchmark import benchmark, make_grid
     from semivox.experiments.compare import compare
     from semivox.experiments.predict import predict
+    from semivox.experiments.pseudo_label import pseudo_label
     from semivox.experiments.train import resume, train
     from semivox.methods.method import Method, MethodSettings, Stage
     from semivox.planning.demand import Demand, Views
@@ -46,6 +47,7 @@ _PLACES = {
     "join": "data.joining",
     "make_grid": "experiments.benchmark",
     "predict": "experiments.predict",
+    "pseudo_label": "experiments.pseudo_label",
     "read_dataset": "data.layout",
     "resume": "experiments.train",
     "train": "experiments.train",
@@ -72,6 +74,7 @@ __all__ = [
     "join",
     "make_grid",
     "predict",
+    "pseudo_label",
     "read_dataset",
     "resume",
     "train",

@@ -24,6 +24,7 @@ COMMANDS = {
     "methods": "the methods, or one of them with its settings",
     "networks": "the networks, or one of them with its settings",
     "convert": "other formats → the layout",
+    "pseudo-label": "the unlabelled scans' predictions as a training set for nnU-Net v2",
 }
 
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise unknown("command", name, COMMANDS)
-        command = importlib.import_module(f"semivox.cli.{name}")
+        command = importlib.import_module(f"semivox.cli.{name.replace('-', '_')}")
         parser = Parser(
             prog=f"semivox {name}",
             description=command.__doc__,
@@ -91,7 +92,7 @@ def overview() -> str:
         "",
         "Trains medical image segmentation models from a handful of labelled scans and many unlabelled ones.",
         "",
-        *(f"  {name:<10} {summary}" for name, summary in COMMANDS.items()),
+        *(f"  {name:<12} {summary}" for name, summary in COMMANDS.items()),
         "",
         "`semivox COMMAND --help` explains a command and gives an example. New here? Try `semivox demo`.",
     ]

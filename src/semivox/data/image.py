@@ -149,6 +149,11 @@ def write_label(path: Path, values: np.ndarray, grid: Grid) -> None:
     _write(path, values, grid)
 
 
+def write_channel(path: Path, values: np.ndarray, grid: Grid) -> None:
+    """Writes one channel of a scan (X, Y, Z), in its own type, to `path`; otherwise as `write_label`."""
+    _write(path, values, grid)
+
+
 def write_map(path: Path, values: np.ndarray, grid: Grid) -> None:
     """Writes real numbers (X, Y, Z) as float32 to `path`, atomically; a picture must end in .tif."""
     _write(path, values.astype(np.float32), grid)

@@ -95,7 +95,7 @@ def chosen_modality(model: Model, task: str | None, given: str | None) -> str:
     Raises SettingError where it is unknown, or where several are left that are prepared differently.
     """
     of_tasks = {name: tuple(own) for name, own in model.facts.get("modalities", {}).items()}
-    known = dict.fromkeys(name for own in of_tasks.values() for name in own) or {modality_name(model.channels): None}
+    known = known_modalities(model)
     if given is not None and given not in known:
         raise unknown("modality", given, known)
     left = [given] if given is not None else list(of_tasks.get(task or "", known))
@@ -107,6 +107,12 @@ def chosen_modality(model: Model, task: str | None, given: str | None) -> str:
         f"the model was trained on {', '.join(left)}, which are prepared differently; say which the scans are with"
         " --modality" + (f", or name their task with --task: {', '.join(tasks)}" if task is None and tasks else "")
     )
+
+
+def known_modalities(model: Model) -> list[str]:
+    """What the model was trained on scans of."""
+    of_tasks = model.facts.get("modalities", {}).values()
+    return list(dict.fromkeys(name for own in of_tasks for name in own)) or [modality_name(model.channels)]
 
 
 def _load(folder: Path, method: str | None) -> Model:
