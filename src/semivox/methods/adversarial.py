@@ -82,8 +82,7 @@ class Adversarial(Method):
         """The discriminator's turn."""
         with torch.no_grad(), in_evaluation_mode(self.network):
             logits = self.network(torch.cat([batch.labelled.image, batch.unlabelled.image]))
-        maps = full_precision(logits).softmax(1).split([len(batch.labelled), len(batch.unlabelled)])
-        return {"discriminator": self.adversary.confusion(*maps, batch)}
+        return {"discriminator": self.adversary.confusion(full_precision(logits).softmax(1), batch)}
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.average,)

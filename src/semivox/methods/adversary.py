@@ -59,20 +59,20 @@ class Adversary(nn.Module):
         The gradient passes D on its way to the maps, without dropout, and leaves D's weights alone.
         """
         fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        logits = functional_call(self.discriminator, fixed, visible(maps, stream))
-        return cross_entropy(logits, origins(LABELLED, stream), counted(stream))
+        logits = functional_call(self.discriminator, fixed, visible(maps, stream.image, stream.valid))
+        return cross_entropy(logits, origins(LABELLED, stream), share(stream.valid))
 
-    def confusion(self, labelled_maps: Tensor, unlabelled_maps: Tensor, batch: Batch) -> Tensor:
-        """CE(D(maps, x), origin) of both streams together, which teaches D; the maps are without gradient."""
-        streams, maps = (batch.labelled, batch.unlabelled), (labelled_maps, unlabelled_maps)
-        seen = [visible(own, stream) for own, stream in zip(maps, streams, strict=True)]
-        seeds = [seed for stream in streams for seed in stream.seeds]
+    def confusion(self, maps: Tensor, batch: Batch) -> Tensor:
+        """CE(D(maps, x), origin), which teaches D. maps: of both streams, the labelled one first, without gradient."""
+        labelled, unlabelled = batch.labelled, batch.unlabelled
+        image, valid = torch.cat([labelled.image, unlabelled.image]), torch.cat([labelled.valid, unlabelled.valid])
+        seeds = (*labelled.seeds, *unlabelled.seeds)
         logits = self.discriminator(
-            *(torch.cat(parts) for parts in zip(*seen, strict=True)),
+            *visible(maps, image, valid),
             lambda features, level: channel_dropout(features, seeds, self.settings.discriminator_dropout, level),
         )
-        origin = torch.cat([origins(LABELLED, batch.labelled), origins(UNLABELLED, batch.unlabelled)])
-        return cross_entropy(logits, origin, torch.cat([counted(stream) for stream in streams]))
+        origin = torch.cat([origins(LABELLED, labelled), origins(UNLABELLED, unlabelled)])
+        return cross_entropy(logits, origin, share(valid))
 
 
 def origins(origin: int, stream: Stream) -> Tensor:
@@ -80,12 +80,11 @@ def origins(origin: int, stream: Stream) -> Tensor:
     return torch.full((len(stream),), origin, device=stream.image.device)
 
 
-def visible(maps: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-    """Maps and images of a stream, both 0 on padding."""
-    valid = stream.valid.unsqueeze(1)
-    return full_precision(maps) * valid, stream.image * valid
+def visible(maps: Tensor, image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps and images, both 0 on padding."""
+    return full_precision(maps) * valid.unsqueeze(1), image * valid.unsqueeze(1)
 
 
-def counted(stream: Stream) -> Tensor:
-    """Each sample's share of voxels that are no padding, (B,)."""
-    return stream.valid.flatten(1).float().mean(1)
+def share(valid: Tensor) -> Tensor:
+    """Each sample's share of voxels that are no padding: (B, *space) bool → (B,)."""
+    return valid.flatten(1).float().mean(1)

@@ -92,8 +92,7 @@ class ShapeAware(Method):
         """The discriminator's turn."""
         with torch.no_grad(), in_evaluation_mode(self.network), in_evaluation_mode(self.distance_head):
             distances = self.distances(self.penultimate(batch))
-        maps = distances.split([len(batch.labelled), len(batch.unlabelled)])
-        return {"discriminator": self.adversary.confusion(*maps, batch)}
+        return {"discriminator": self.adversary.confusion(distances, batch)}
 
     def penultimate(self, batch: Batch) -> Tensor:
         """The network's last map of both streams."""
