@@ -160,6 +160,29 @@ def test_a_cell_is_trained_as_the_protocol_and_the_settings_say(grid, stage, wri
     assert "consistency_weight=2" not in few
 
 
+def test_ablations_are_rows_beside_the_whole_method(grid, stage, write_protocol):
+    ablations = {"no_consistency": ["consistency_weight=0"], "slow": ["average_decay=0.9", "ramp_share=0"]}
+    file = write_protocol(lambda content: content["methods"]["mean_teacher"].update(ablations=ablations))
+    outcome = grid("mt", "cps", protocol=file, ablations=True, settings=["mean_teacher.ramp_share=0.7"])
+    rows = ("mean_teacher-1", "mean_teacher-no_consistency-1", "mean_teacher-slow-1", "cross_pseudo_supervision-1")
+    assert titles(outcome.finished)[2:] == [f"{row}-seed0" for row in rows]
+    given = {name: words for name, words, *_ in stage.calls()}
+    assert "consistency_weight=0" not in given["mean_teacher-1-seed0"]
+    assert "consistency_weight=0" in given["mean_teacher-no_consistency-1-seed0"]
+    slow = given["mean_teacher-slow-1-seed0"]
+    assert slow.index("ramp_share=0") < slow.index("ramp_share=0.7"), "what is given wins over the protocol"
+    names = [group.name for group in outcome.comparison.groups]
+    assert len(set(names)) == 6
+    assert any("consistency_weight=0" in name for name in names), names
+
+
+def test_ablations_of_methods_that_have_none_are_refused(write_protocol):
+    ablations = {"none": ["consistency_weight=0"]}
+    file = write_protocol(lambda content: content["methods"]["mean_teacher"].update(ablations=ablations))
+    with pytest.raises(SettingError, match=r"none of the methods named; it has of: mean_teacher$"):
+        make_grid(file, ["cps"], ablations=True)
+
+
 def test_cells_share_the_cores_and_no_more_run_at_once_than_asked_for(grid, stage, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 8)
     grid("mt", "cps", jobs=2)

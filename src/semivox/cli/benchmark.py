@@ -20,6 +20,7 @@ from semivox.experiments.shipped import protocol_names
 EXAMPLE = """
   semivox benchmark hippocampus_cpu --data data --method mean_teacher cps --seeds 3
   semivox benchmark acdc_cpu --method mean_teacher --development --budget 2h -s mean_teacher.consistency_weight=1
+  semivox benchmark acdc_sss_cpu --data data --method unimatch_v2 sss --ablations
   semivox benchmark my_protocol.yaml --method path/to/file.py:Class --out runs/mine
 """
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=count, metavar="N", help="runs at once, which share the cores (default: 2)")
     add("--budget", dest="budget_s", type=duration, metavar="T", help="stop after this time, e.g. 10m or 1h30m")
     add("--development", action="store_true", help="leave the test cases alone: score development cases instead")
+    add("--ablations", action="store_true", help="also run the methods without parts of theirs, as the protocol says")
     add_settings(parser, "METHOD.name=value for one method, or any field of config.yaml for all")
 
 

@@ -124,6 +124,8 @@ class MethodEntry(Part):
     training: dict[str, Any] = {}
     views: dict[str, Any] = {}
     inference: dict[str, Any] = {}
+    ablations: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], tuple[str, ...]] = {}
+    """Name → settings, as `-s` takes them, of a run that lacks a part of the method or has another in its place."""
     note: str = ""
     """What a reader should know, such as where paper and code differ."""
 
@@ -194,7 +196,7 @@ class Protocol(Part):
     """In the file: a plan, or the name of a file that holds one, relative to the protocol's. Its `metric_unit` is the
     unit of distances."""
     training: TrainingSettings
-    """`selection` says which step's model is scored: the last one unless it says otherwise, such as `test` for the best on
+    """`selection` says which step's model is scored: the last one unless it says otherwise, such as `test`, the best on
     the test cases, as published."""
     views: ViewSettings = ViewSettings()
     inference: InferenceSettings = InferenceSettings()
@@ -236,13 +238,17 @@ class Protocol(Part):
         """What `read_protocol` finds it by again: its name where it is shipped, else its file."""
         return self.name if self._file is None else str(self._file)
 
+    def entry(self, method: str) -> MethodEntry:
+        """What the protocol says of `method`, or of the method below its addition; an empty entry where nothing."""
+        names = (whole_name(method), whole_name(split_addition(method)[0]))
+        return next((self.methods[name] for name in names if name in self.methods), MethodEntry())
+
     def recipe(self, method: str) -> Recipe:
         """What the protocol says of `method`, or of the method below its addition; else its general part.
 
         Raises SettingError for a setting that does not exist or a value that does not fit.
         """
-        names = (whole_name(method), whole_name(split_addition(method)[0]))
-        entry = next((self.methods[name] for name in names if name in self.methods), MethodEntry())
+        entry = self.entry(method)
         if entry.settings:
             method_settings(MethodChoice(name=method, settings=entry.settings))
         where = f"methods.{method}"
