@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
-from semivox.losses.partial import merge_label, merge_unknown
+from semivox.losses.partial import certain_label, merge_label, merge_unknown
 
 SPACES = [(3, 4), (2, 3, 2)]
 KNOWN = torch.tensor([[False, True, False, True], [True, True, True, True]])
@@ -67,3 +67,13 @@ def test_known_is_left_as_it_was():
     known = KNOWN.clone()
     merge_unknown(torch.randn(2, 4, 3, 3).log_softmax(1), known)
     assert torch.equal(known, KNOWN)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_background_is_uncertain_where_classes_lie_hidden_in_it(space):
+    _, label = sample(space)
+    found = certain_label(label, KNOWN).numpy()
+    for b, *voxel in itertools.product(*(range(n) for n in found.shape)):
+        y = int(label[(b, *voxel)])
+        hidden = b == 0 and y in (0, 2)
+        assert found[(b, *voxel)] == (IGNORE if hidden else y)

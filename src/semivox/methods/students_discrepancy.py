@@ -28,8 +28,9 @@ RESIDUAL_ENCODER = NetworkChoice(
     name="residual_encoder_unet", settings={"width": 16, "max_width": 256, "blocks": (1, 3, 4, 6, 3)}
 )
 """Blocks per level as in ResNet-34, after a first level of one; channels as in V-Net and U-Net."""
-SECOND_PASS, SECOND_WEIGHTS = 1.0, 2.0
-"""The second network in units of the first."""
+SECOND_PASS, SECOND_WEIGHTS = 2.2, 2.5
+"""B as above in units of A: 2.1 to 2.3 of the operations of V-Net and the 2-D U-Net, 1.8 to 2.8 of V-Net's weights (6
+of the U-Net's). Any other B counts as one."""
 
 
 class StudentsDiscrepancy(BidirectionalCopyPaste):
@@ -66,9 +67,12 @@ class StudentsDiscrepancy(BidirectionalCopyPaste):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        demand = super().demand(settings)
-        networks = 1 + SECOND_WEIGHTS
-        return replace(demand, networks=networks, averages=networks, labelled_forwards=1 + SECOND_PASS)
+        assert isinstance(settings, StudentsDiscrepancy.Settings)
+        usual = settings.second_network == RESIDUAL_ENCODER
+        passes, weights = (SECOND_PASS, SECOND_WEIGHTS) if usual else (1.0, 1.0)
+        return replace(
+            super().demand(settings), networks=1 + weights, averages=1 + weights, labelled_forwards=1 + passes
+        )
 
     def build(self, problem: Problem) -> None:
         super().build(problem)
