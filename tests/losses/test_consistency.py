@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.losses.consistency import softmax_mse
+from semivox.losses.consistency import mean_softmax_mse, probability_mse, softmax_mse
 
 SPACES = [(3, 4), (2, 3, 2)]
 
@@ -59,3 +59,27 @@ def test_half_precision_is_computed_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         loss = softmax_mse(student.bfloat16(), teacher.bfloat16())
     assert torch.equal(loss, softmax_mse(student.bfloat16().float(), teacher.bfloat16().float()))
+
+
+def test_soft_targets_are_compared_as_they_are():
+    # Two voxels, (0.9, 0.1) against (0.6, 0.4) and (0.2, 0.8) against (0.3, 0.7): squares 0.09 and 0.01.
+    p = torch.tensor([[0.9, 0.2], [0.1, 0.8]]).view(1, 2, 1, 2)
+    q = torch.tensor([[0.6, 0.3], [0.4, 0.7]]).view(1, 2, 1, 2)
+    assert probability_mse(p, q).item() == pytest.approx(0.05)
+    assert probability_mse(p, q, torch.tensor([[[True, False]]])).item() == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_several_decoders_are_compared_with_the_main_one_each(space):
+    main, other, mask = sample(space)
+    others = [other, 2 * other, main + other]
+    expected = np.mean([slow_mse(one.numpy(), main.numpy(), mask.numpy()) for one in others])
+    assert mean_softmax_mse(others, main, mask).item() == pytest.approx(expected, rel=1e-12)
+    assert mean_softmax_mse(others, main, torch.zeros_like(mask)).item() == 0
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_gradient_reaches_the_main_decoder_too(space):
+    main, other, mask = sample(space)
+    inputs = main.requires_grad_(), other.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: mean_softmax_mse([b, a + b], a, mask), inputs)

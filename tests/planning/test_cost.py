@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from semivox.methods import find_method
 from semivox.networks import make_network
 from semivox.planning import cost
 from semivox.planning.cost import estimate
-from semivox.planning.demand import Demand, Views
+from semivox.planning.demand import Companion, Demand, Views
 from semivox.planning.fingerprint import Fingerprint, Scan
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
@@ -90,6 +91,23 @@ def test_every_demand_adds_to_the_peak():
     ]
     assert peaks == sorted(peaks)
     assert peaks[0] < peaks[2]
+
+
+def test_a_companion_adds_what_its_own_network_costs():
+    unlabelled = Demand(views=Views(unlabelled=("weak",)), unlabelled_forwards=1)
+    like_the_plans = Companion("vnet", {"width": 16, "levels": 3}, cost=1.0)
+    twice = replace(unlabelled, networks=2, labelled_forwards=2, unlabelled_forwards=2)
+    beside = replace(unlabelled, companions=(like_the_plans,))
+    options = {"autocast": torch.float32, "flop_per_s": 1e11}
+    one = plan((32, 32, 32), levels=3)
+    assert estimate(one, beside, 1, 2, **options).step_s == pytest.approx(estimate(one, twice, 1, 2, **options).step_s)
+    assert estimate(one, beside, 1, 2, **options).peak_gib == pytest.approx(
+        estimate(one, twice, 1, 2, **options).peak_gib
+    )
+    wide = replace(unlabelled, companions=(replace(like_the_plans, settings={"width": 64, "levels": 3}),))
+    assert estimate(one, wide, 1, 2, **options).step_s > 5 * estimate(one, beside, 1, 2, **options).step_s
+    assert estimate(one, wide, 1, 2, **options).peak_gib > estimate(one, beside, 1, 2, **options).peak_gib
+    assert beside.relative_cost == twice.relative_cost == 4
 
 
 def test_seconds_follow_the_speed_of_the_device():

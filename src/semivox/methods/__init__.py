@@ -26,7 +26,7 @@ METHODS = {
     "interpolation_consistency": "semivox.methods.interpolation_consistency:InterpolationConsistency",
     "cross_consistency": "semivox.methods.cross_consistency:CrossConsistency",
     "deep_co_training": "semivox.methods.deep_co_training:DeepCoTraining",
-    "deep_co_training_rotation": "semivox.methods.deep_co_training:RotationCoTraining",
+    "deep_co_training_rotation": "semivox.methods.deep_co_training_rotation:DeepCoTrainingRotation",
     "cross_teaching": "semivox.methods.cross_teaching:CrossTeaching",
     "uncertainty_rectified_pyramid": "semivox.methods.uncertainty_rectified_pyramid:UncertaintyRectifiedPyramid",
     "dual_task_consistency": "semivox.methods.dual_task_consistency:DualTaskConsistency",

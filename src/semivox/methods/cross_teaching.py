@@ -1,7 +1,7 @@
 """Cross teaching between a CNN and a transformer (CTCT)."""
 
 from math import gcd
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,12 +11,13 @@ from semivox.losses.pseudo_label import confident_dice
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
-from semivox.planning.demand import Demand, Views
+from semivox.planning.demand import Companion, Demand, Views
 from semivox.sampling.batch import Batch
 
 TRANSFORMER = "monai:SwinUNETR"
-USUAL_WIDTH = 24
-"""Of the transformer whose cost is known; arithmetic and weights go with the width's square."""
+USUAL_WIDTH, USUAL_COST = 24, 2.0
+"""Width of a transformer, and its arithmetic in units of a CNN: 1.6 of the 2-D U-Net, 2.4 of V-Net on patches that need
+no padding. It goes with the square of the width."""
 
 
 class CrossTeaching(Method):
@@ -57,24 +58,14 @@ class CrossTeaching(Method):
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
         assert isinstance(settings, CrossTeaching.Settings)
-        share = (settings.transformer_width / USUAL_WIDTH) ** 2
-        passes, weights = 1 + 3 * share, 1 + 4 * share
-        return Demand(
-            views=cls.views, networks=weights, averages=1, labelled_forwards=passes, unlabelled_forwards=passes
-        )
+        cost = USUAL_COST * (settings.transformer_width / USUAL_WIDTH) ** 2
+        transformer = Companion(TRANSFORMER, transformer_settings(settings), cost)
+        return Demand(views=cls.views, averages=1, unlabelled_forwards=1, companions=(transformer,))
 
     def build(self, problem: Problem) -> None:
         self.problem = problem
         self.cnn = problem.network()
-        width = self.settings.transformer_width
-        self.transformer = problem.network(
-            TRANSFORMER,
-            feature_size=width,
-            depths=self.settings.transformer_depths,
-            window_size=self.settings.transformer_window,
-            dropout_path_rate=self.settings.drop_path,
-            norm_name=("group", {"num_groups": gcd(16, width)}),
-        )
+        self.transformer = problem.network(TRANSFORMER, **transformer_settings(self.settings))
         self.average = problem.average(self.cnn, self.settings.average_decay)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
@@ -94,3 +85,15 @@ class CrossTeaching(Method):
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.average,)
+
+
+def transformer_settings(settings: CrossTeaching.Settings) -> dict[str, Any]:
+    """The transformer in MONAI's words."""
+    width = settings.transformer_width
+    return {
+        "feature_size": width,
+        "depths": settings.transformer_depths,
+        "window_size": settings.transformer_window,
+        "dropout_path_rate": settings.drop_path,
+        "norm_name": ("group", {"num_groups": gcd(16, width)}),
+    }

@@ -7,8 +7,9 @@ measured: seconds by a few short steps, memory by factors that a test holds to r
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semivox.networks import MONAI, make_network
 from semivox.networks.network import Network
-from semivox.planning.demand import Demand
+from semivox.planning.demand import Companion, Demand
 from semivox.planning.fingerprint import Fingerprint
 from semivox.planning.plan import Plan
 from semivox.preparation.placement import target_shape
@@ -75,6 +76,8 @@ class Forward:
     """Bytes of activations that wait for the backward pass, per sample."""
     largest: float
     """Bytes of the largest of them."""
+    companions: "tuple[Forward, ...]" = ()
+    """The same of each network that is trained beside it."""
 
 
 def estimate(
@@ -93,7 +96,7 @@ def estimate(
     `autocast`: None follows `--precision auto`. `flop_per_s`: None measures it, in about half a second.
     """
     precision = autocast or auto_precision(device)
-    network = forward(plan, channels, classes, precision)
+    network = forward(plan, channels, classes, precision, demand.companions)
     speed = flop_per_s or throughput(plan, channels, classes, device, precision)
     return Cost(
         peak_gib=peak_bytes(plan, demand, channels, classes, network, device, precision) / GIB,
@@ -115,7 +118,8 @@ def step_flop(plan: Plan, demand: Demand, network: Forward) -> float:
     """Operations of one step: a backward pass costs two forward passes."""
     labelled, unlabelled = samples(plan, demand)
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
-    return network.flop * (3 * trained + unlabelled * demand.teacher_forwards)
+    beside = 3 * (labelled + unlabelled) * sum(other.flop for other in network.companions)
+    return network.flop * (3 * trained + unlabelled * demand.teacher_forwards) + beside
 
 
 def peak_bytes(
@@ -132,15 +136,20 @@ def peak_bytes(
     voxels = prod(plan.patch)
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
     # Weights and two moments of each trained network, weights of each average; Adam's, which SGD does not exceed.
-    weights = network.parameter_bytes * (3 * demand.networks + demand.averages)
+    others = sum(other.parameter_bytes for other in network.companions)
+    weights = network.parameter_bytes * (3 * demand.networks + demand.averages) + 3 * others
     at_once = trained / demand.parts
-    kept = at_once * (network.kept + LOSS_MAPS * classes * voxels * 4) + network.weight_copies * demand.networks
+    loss_maps = LOSS_MAPS * classes * voxels * 4
+    kept = at_once * (network.kept + loss_maps) + network.weight_copies * demand.networks
+    for other in network.companions:
+        kept += (labelled + unlabelled) / demand.parts * (other.kept + loss_maps) + other.weight_copies
     together = labelled + unlabelled * bool(demand.unlabelled_forwards or demand.teacher_forwards)
-    passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * network.largest * together
+    largest = max(each.largest for each in (network, *network.companions))
+    passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * largest * together
     shown = labelled * len(demand.views.labelled) + unlabelled * len(demand.views.unlabelled)
     views = VIEW_COPIES * 4 * channels * voxels * shown
     # Gradients, and as much again for the optimiser's own arithmetic.
-    stepping = 2 * network.parameter_bytes * demand.networks
+    stepping = 2 * (network.parameter_bytes * demand.networks + others)
     return BASE_GIB.get(device, BASE_GIB["cpu"]) * GIB + weights + max(kept + passing + views, stepping)
 
 
@@ -161,9 +170,17 @@ def store_bytes(preparation: Preparation, fingerprint: Fingerprint) -> float:
     )
 
 
-def forward(plan: Plan, channels: int, classes: int, precision: torch.dtype) -> Forward:
-    """One training forward pass of the plan's network on one patch, played through without memory."""
-    return _forward(plan.network.name, json.dumps(plan.network.settings), plan.patch, channels, classes, precision)
+def forward(
+    plan: Plan, channels: int, classes: int, precision: torch.dtype, companions: Sequence[Companion] = ()
+) -> Forward:
+    """One training forward pass of the plan's network on one patch, and of its companions, played through without
+    memory."""
+
+    def play(name: str, settings: Mapping[str, Any]) -> Forward:
+        return _forward(name, json.dumps(settings), plan.patch, channels, classes, precision)
+
+    own = play(plan.network.name, plan.network.settings)
+    return replace(own, companions=tuple(play(other.name, other.settings) for other in companions))
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,8 @@
 """What a method needs, in plain numbers, so that planning need not know any method."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 KINDS = ("plain", "weak", "noisy", "strong")
 """`plain`: the crop as it is. `weak`: flips, turns and small affine changes. `noisy`: the weak view plus clipped
@@ -37,6 +39,17 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A trained network of another kind beside the plan's, by its name and settings; one kept forward of each sample
+    of both streams."""
+
+    name: str
+    settings: Mapping[str, Any]
+    cost: float
+    """Of a pass, in units of the plan's network's, as far as that can be said without a plan."""
+
+
+@dataclass(frozen=True)
 class Demand:
     """Counts per step, in units of one network and one sample; a part of a network counts as its share.
 
@@ -56,6 +69,8 @@ class Demand:
     parts: int = 1
     """Equal parts in which a step's terms are computed and back-propagated, one after the other (`Method.parts`): so
     many times less is kept at once."""
+    companions: tuple[Companion, ...] = ()
+    """They come on top of all the other counts."""
 
     @property
     def relative_cost(self) -> float:
@@ -64,4 +79,5 @@ class Demand:
         The floor of what the formula needs: a pass with its backward pass counts three, one without gradient one.
         """
         unlabelled = self.unlabelled_forwards + self.teacher_forwards / 3
-        return self.labelled_forwards + unlabelled * self.views.unlabelled_batches
+        own = self.labelled_forwards + unlabelled * self.views.unlabelled_batches
+        return own + (1 + self.views.unlabelled_batches) * sum(companion.cost for companion in self.companions)

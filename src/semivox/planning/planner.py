@@ -238,7 +238,7 @@ class Drafting:
 
     def peak_gib(self, plan: Plan) -> float:
         channels = len(self.normalisation)
-        passing = cost.forward(plan, channels, self.classes, self.precision)
+        passing = cost.forward(plan, channels, self.classes, self.precision, self.demand.companions)
         return cost.peak_bytes(plan, self.demand, channels, self.classes, passing, self.device, self.precision) / GIB
 
     def throughput(self, plan: Plan) -> float:
@@ -246,7 +246,7 @@ class Drafting:
 
     def steps(self, plan: Plan, minutes: float, flop_per_s: float) -> int:
         """Optimiser steps that fit in `minutes`."""
-        passing = cost.forward(plan, len(self.normalisation), self.classes, self.precision)
+        passing = cost.forward(plan, len(self.normalisation), self.classes, self.precision, self.demand.companions)
         return int(minutes * 60 * flop_per_s / (cost.step_flop(plan, self.demand, passing) * cost.OVERHEAD))
 
 

@@ -69,7 +69,8 @@ def needs(Kind: type[Method]) -> list[str]:
     return [
         f"covers: {', '.join(Kind.covers)}",
         f"views: labelled {', '.join(views.labelled)}; unlabelled {', '.join(views.unlabelled) or 'none'}{targets}",
-        f"networks: {demand.networks:g} trained, {demand.averages:g} averaged or frozen{requires}",
+        f"networks: {demand.networks + len(demand.companions):g} trained, {demand.averages:g} averaged or frozen"
+        f"{requires}",
         f"passes a step: {demand.labelled_forwards:g} of each labelled sample, {demand.unlabelled_forwards:g} of each"
         f" unlabelled one, {demand.teacher_forwards:g} without gradient",
         f"cost: {demand.relative_cost:.1f} times the arithmetic of a labelled-only step",
