@@ -224,8 +224,8 @@ MUTATIONS = (
     Mutation(
         "bidirectional_copy_paste",
         "boxes swapped",
-        "self.problem.supervised_loss(logits_1, a, box)",
-        "self.problem.supervised_loss(logits_1, a, ~box)",
+        'Region("supervised_centre", FIRST, box, a, 1.0)',
+        'Region("supervised_centre", FIRST, ~box, a, 1.0)',
         "test_self_training_mixes_both_ways_as_in_a_slow_version[True-2]",
     ),
     Mutation(
@@ -238,9 +238,95 @@ MUTATIONS = (
     Mutation(
         "bidirectional_copy_paste",
         "average off after pretraining",
-        "self.teacher.update()",
+        "average.update()",
         "pass",
         "test_the_teacher_is_the_student_until_self_training_begins_and_then_follows_it[eval]",
+    ),
+    Mutation(
+        "students_discrepancy",
+        "the mean has the weights below too",
+        "counted & (label != IGNORE), weight)",
+        "(counted & (label != IGNORE)) * weight)",
+        "test_both_students_learn_as_in_a_slow_version[2]",
+        function="semivox.losses.discrepancy:label_mse",
+    ),
+    Mutation(
+        "students_discrepancy",
+        "weights of the regions swapped",
+        "one.where * one.weight + other.where * other.weight",
+        "one.where * other.weight + other.where * one.weight",
+        "test_both_students_learn_as_in_a_slow_version[2]",
+    ),
+    Mutation(
+        "students_discrepancy",
+        "background counts where classes hide in it",
+        "merged.masked_fill((merged == 0) & hides, IGNORE)",
+        "merged",
+        "test_where_a_task_hides_classes_its_background_corrects_nobody",
+        function="semivox.losses.partial:certain_label",
+    ),
+    Mutation(
+        "progressive_mean_teacher",
+        "one student only",
+        "student = (number + 1) % 2",
+        "student = 0",
+        gradient_reaches_every_trained_weight,
+    ),
+    Mutation(
+        "progressive_mean_teacher",
+        "padding counts",
+        "self.settings.temperature, valid)",
+        "self.settings.temperature)",
+        padding_never_counts,
+    ),
+    Mutation(
+        "progressive_mean_teacher",
+        "the better student learns from the worse",
+        "supervised.detach(), label) > dice_loss",
+        "supervised.detach(), label) < dice_loss",
+        "test_a_student_learns_from_its_teacher_and_from_the_better_student_as_in_a_slow_version[the worse student-2]",
+    ),
+    Mutation(
+        "progressive_mean_teacher",
+        "the other teacher moves",
+        "self.second_teacher)[turn.student].update",
+        "self.second_teacher)[1 - turn.student].update",
+        "test_only_the_student_whose_turn_it_is_learns_and_its_teacher_follows[4-first-second]",
+    ),
+    Mutation(
+        "causality",
+        "no max phase",
+        "if count:",
+        "if False:",
+        gradient_reaches_every_trained_weight,
+    ),
+    Mutation(
+        "causality",
+        "P is minimised",
+        "1 - value for",
+        "value for",
+        "test_max_steps_raise_the_dependence_and_the_networks_lower_it",
+    ),
+    Mutation(
+        "causality",
+        "the others' weights are not fixed",
+        "]).detach() for",
+        "]) for",
+        "test_a_dependence_teaches_its_own_network_alone_and_its_coefficients_are_taught_apart[causality]",
+    ),
+    Mutation(
+        "mutual_causality",
+        "the first decoder's weights are those of all",
+        "[layer[number] for layer in layers]",
+        "[layer[0] for layer in layers]",
+        "test_a_decoder_is_told_from_both_others_over_the_convolutions_that_all_have[2]",
+    ),
+    Mutation(
+        "mutual_causality",
+        "padding counts",
+        "settings.temperature, valid, settings.detach",
+        "settings.temperature, None, settings.detach",
+        padding_never_counts,
     ),
     Mutation(
         "unimatch",
@@ -507,6 +593,7 @@ def test_every_method_has_a_mutation():
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.method}: {mutation.fault}")
 def test_a_fault_in_a_method_is_found(mutation: Mutation, tmp_path: Path, monkeypatch, two_processes):
     name = f"mutated_{MUTATIONS.index(mutation)}"
+    place = find_method(mutation.method).__module__.rpartition(".")[2]
     if mutation.function:
         function = mutation.faulty_function
         namespace = dict(vars(inspect.getmodule(function)))
@@ -524,7 +611,7 @@ def test_a_fault_in_a_method_is_found(mutation: Mutation, tmp_path: Path, monkey
             return
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setitem(METHODS, mutation.method, f"{name}:{kind}")
-    own = Path(__file__).with_name(f"test_{mutation.method.removesuffix('_plus')}.py")
+    own = Path(__file__).with_name(f"test_{place}.py")
     outcomes = Outcomes()
     pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"{own}::{mutation.found_by}"], plugins=[outcomes])
     assert outcomes.found == ["call failed"], f"{own.name} has no such test, or it notices nothing"
