@@ -48,6 +48,29 @@ def test_a_cube_turns_in_all_three_planes():
     assert {tuple(order) for order in geometry.axes} == {(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)}
 
 
+@pytest.mark.parametrize(("patch", "spacing_mm"), [((5, 5), (1, 1)), ((5, 5, 3), (1, 1, 3)), ((5, 5, 5), (1, 1, 3))])
+def test_turns_alone_are_no_to_three_quarter_turns_in_the_square_plane(patch, spacing_mm):
+    maps = torch.rand(60, *patch)
+    counts = []
+    for before, after in zip(maps.numpy(), Geometry.draw_turns(range(60), patch, spacing_mm).apply(maps), strict=True):
+        counts += [k for k in range(4) if np.array_equal(np.rot90(before, k), after.numpy())]
+    assert len(counts) == 60
+    assert min(counts.count(k) for k in range(4)) > 5
+
+
+def test_without_a_square_plane_turns_alone_are_half_turns_or_none():
+    maps = torch.rand(60, 6, 5, 4)
+    turned = Geometry.draw_turns(range(60), (6, 5, 4), (1, 1, 1)).apply(maps)
+    planes = ((0, 1), (0, 2), (1, 2))
+    found = [
+        [plane for plane in planes if torch.equal(torch.rot90(before, 2, plane), after)]
+        for before, after in zip(maps, turned, strict=True)
+    ]
+    still = sum(torch.equal(before, after) for before, after in zip(maps, turned, strict=True))
+    assert {plane for each in found for plane in each} == set(planes)
+    assert 15 < still == sum(not each for each in found) < 45
+
+
 def test_axes_of_unequal_size_or_spacing_never_turn():
     settings = WeakSettings(affine_probability=0, turn_probability=1)
     assert (draw(settings, (6, 6, 5), spacing_mm=(1, 2, 1)).axes == np.arange(3)).all()

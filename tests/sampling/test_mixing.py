@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.sampling.mixing import boxes, copy_paste, cutmix, partners, similar_boxes
+from semivox.sampling.mixing import boxes, copy_paste, cutmix, mixing_shares, mixup, partners, similar_boxes
 
 SPACES = [(40, 30), (24, 20, 16)]
 
@@ -122,3 +122,21 @@ def test_copy_paste_goes_both_ways_and_loses_nothing(space):
     assert torch.equal(outward[over], second[over])
     assert torch.equal(outward[~over], first[~over])
     assert torch.equal(outward + inward, first + second)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_mixup_takes_its_share_of_the_second_everywhere(space):
+    first, second = torch.rand(2, 2, 3, *space)
+    mixed = mixup(first, second, torch.tensor([0.25, 1.0]))
+    torch.testing.assert_close(mixed[0], 0.75 * first[0] + 0.25 * second[0])
+    torch.testing.assert_close(mixed[1], second[1])
+
+
+def test_shares_follow_a_beta_distribution_each_from_its_own_seed():
+    shares = mixing_shares(range(4000), 0.2)
+    assert shares.dtype == torch.float32
+    # Beta(a, a) has the variance 1 / (4 (2a + 1)).
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert shares.var().item() == pytest.approx(1 / 5.6, rel=0.05)
+    assert torch.equal(mixing_shares([7, 3], 0.2), shares[[7, 3]])
+    assert mixing_shares(range(4000), 5.0).var().item() == pytest.approx(1 / 44, rel=0.1)
