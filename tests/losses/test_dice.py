@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
-from semivox.losses.dice import dice_linear, dice_squared
+from semivox.losses.dice import dice_linear, dice_soft, dice_squared
 
 SPACES = [(3, 4), (2, 3, 2)]
 both = pytest.mark.parametrize(("dice", "power"), [(dice_squared, 2), (dice_linear, 1)])
@@ -117,3 +117,31 @@ def test_half_precision_is_computed_in_float32(dice, power):
         loss = dice(p.bfloat16(), label)
     assert loss.dtype == torch.float32
     assert torch.allclose(loss.double(), dice(p.bfloat16().double(), label), atol=1e-6)
+
+
+def test_worked_value_of_a_soft_target():
+    # p = (0.5, 0), q = (1, 0.5): Σpq 0.5, Σp² 0.25, Σq² 1.25.
+    p, q = (torch.tensor([[[values]]], dtype=torch.float64) for values in ([0.5, 0.0], [1.0, 0.5]))
+    assert dice_soft(p, q, smooth=0).item() == pytest.approx(1 - 1 / 1.5)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_soft_target_agrees_with_a_loop_over_voxels(space):
+    p, _, weight = sample(space)
+    q = p.flip(1, 2)
+    for k, found in enumerate(dice_soft(p, q, weight).tolist()):
+        places = [(b, k, *voxel) for b, *voxel in np.ndindex(weight.shape)]
+        w = [weight[(b, *voxel)].item() for b, _, *voxel in places]
+        pairs = [(p[place].item(), q[place].item()) for place in places]
+        overlap = sum(c * a * b for c, (a, b) in zip(w, pairs, strict=True))
+        sizes = sum(c * (a * a + b * b) for c, (a, b) in zip(w, pairs, strict=True))
+        assert found == pytest.approx(1 - (2 * overlap + 1e-5) / (sizes + 1e-5), rel=1e-12)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_soft_target_that_is_met_costs_nothing_and_has_a_gradient_in_float64(space):
+    p, _, weight = sample(space)
+    assert dice_soft(p, p).abs().max() < 1e-12
+    assert dice_soft(p, p.flip(1), torch.zeros_like(weight)).abs().max() == 0
+    assert torch.autograd.gradcheck(lambda p, q: dice_soft(p, q, weight), (p.requires_grad_(), p.detach().flip(1)))
+    assert torch.equal(dice_soft(p.bfloat16(), p.bfloat16()), dice_soft(p.bfloat16().float(), p.bfloat16().float()))

@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
-from semivox.losses.pseudo_label import confident_cross_entropy, confident_dice, confident_label
+from semivox.losses.pseudo_label import (
+    confidence_weighted_cross_entropy,
+    confident_cross_entropy,
+    confident_dice,
+    confident_label,
+)
 
 SPACES = [(3, 4), (2, 3, 2)]
 
@@ -150,3 +155,33 @@ def test_cross_entropy_over_all_voxels_of_the_worked_example():
     label, confidence = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0.98, 0.80, 0.97, 0.95]], dtype=torch.float64)
     found = confident_cross_entropy(logits, label, confidence >= 0.95, torch.ones(1, 4, dtype=torch.bool))
     assert found.item() == pytest.approx(0.154789, abs=1e-6)
+
+
+def test_a_value_weighed_by_confidence_worked_by_hand():
+    # Equal logits: CE = ln 2 in each voxel. Of three kept voxels (0.6 + 0.8 + 1) / 3 · ln 2; the fourth is not kept.
+    confidence = torch.tensor([[[0.6, 0.8, 1.0, 0.9]]])
+    kept = torch.tensor([[[True, True, True, False]]])
+    found = confidence_weighted_cross_entropy(torch.zeros(1, 2, 1, 4), torch.ones(1, 1, 4).long(), confidence, kept)
+    assert found.item() == pytest.approx(0.8 * np.log(2))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_weighing_by_confidence_agrees_with_a_loop_over_voxels(space):
+    logits, label, kept, _ = sample(space)
+    confidence = logits.flip(1).softmax(1).amax(1)
+    terms = []
+    for place in np.argwhere(kept.numpy()):
+        z = logits[(place[0], slice(None), *place[1:])].numpy()
+        terms.append(confidence[tuple(place)].item() * (np.log(np.exp(z).sum()) - z[label[tuple(place)]]))
+    found = confidence_weighted_cross_entropy(logits, label, confidence, kept)
+    assert found.item() == pytest.approx(np.mean(terms), rel=1e-12)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_weighing_by_confidence_has_a_gradient_in_float64_and_costs_nothing_where_nothing_is_kept(space):
+    logits, label, kept, _ = sample(space)
+    confidence = logits.flip(1).softmax(1).amax(1)
+    assert torch.autograd.gradcheck(
+        lambda z: confidence_weighted_cross_entropy(z, label, confidence, kept), logits.requires_grad_()
+    )
+    assert confidence_weighted_cross_entropy(logits, label, confidence, torch.zeros_like(kept)).item() == 0

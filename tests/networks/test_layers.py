@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from semivox.networks.layers import (
     convolution,
     cut_to,
     halvings,
+    in_evaluation_mode,
     normalisation,
     pad_to_multiple,
     per_level,
@@ -81,3 +84,12 @@ def test_batch_norm_normalises_alike_whether_or_not_its_running_statistics_are_k
     with running_statistics_kept(norm), pytest.raises(ZeroDivisionError):
         raise ZeroDivisionError
     assert norm[0].track_running_stats
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_mode_ends_with_its_block_also_by_an_error(training):
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).train(training)
+    with contextlib.suppress(ZeroDivisionError), in_evaluation_mode(module):
+        assert not any(each.training for each in module.modules())
+        raise ZeroDivisionError
+    assert all(each.training == training for each in module.modules())

@@ -16,9 +16,9 @@ from semivox.losses.reduction import full_precision
 def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor, xi: float) -> Tensor:
     """d = ∇_d D(ξ d) / ‖·‖ after one power step from d = start / ‖start‖: of norm 1 over each sample, float32.
 
-    divergence: a change (B, C, *space) → D, scalar, how far the changed prediction is from the unchanged one; only the
-    direction of its gradient matters. start: (B, C, *space), a random direction per sample. xi: ξ, how far from the
-    unchanged input, where D is flat, the gradient is taken. A sample on which D does not depend has d = 0.
+    divergence: a change (B, C, *space) → D, scalar in float32, how far the changed prediction is from the unchanged
+    one; only the direction of its gradient matters. start: (B, C, *space), a random direction per sample. xi: ξ, how
+    far from the unchanged input, where D is flat, the gradient is taken. A sample that D does not depend on has d = 0.
 
     No weight gets a gradient. D is evaluated with gradient where there is none around it, too.
     """

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,12 +34,12 @@ class Discriminator(nn.Module):
         super().__init__()
         make = CONVOLUTIONS[dimensions]
         self.stride = (STRIDE,) * dimensions
-        self.grid = (GRID[dimensions],) * dimensions
         self.maps = make(maps, WIDTHS[0], kernel_size=4, stride=2, padding=1)
         self.image = make(channels, WIDTHS[0], kernel_size=4, stride=2, padding=1)
         self.levels = nn.ModuleList(
             make(inputs, outputs, kernel_size=4, stride=2, padding=1) for inputs, outputs in itertools.pairwise(WIDTHS)
         )
+        self.cells = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions](GRID[dimensions])
         self.classifier = nn.Linear(WIDTHS[-1] * GRID[dimensions] ** dimensions, 2)
 
     def forward(
@@ -50,10 +49,4 @@ class Discriminator(nn.Module):
         x = F.leaky_relu(x, 0.2)
         for number, level in enumerate(self.levels):
             x = F.leaky_relu(level(disturb(x, number)), 0.2)
-        return self.classifier(cell_means(x, self.grid))
-
-
-def cell_means(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Means of (B, C, *space) over `grid` equal cells: (B, C · cells)."""
-    pool = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(grid)]
-    return torch.flatten(pool(x, grid), 1)
+        return self.classifier(self.cells(x).flatten(1))
