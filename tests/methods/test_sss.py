@@ -332,6 +332,26 @@ def test_a_volume_without_a_box_is_as_the_semantic_head_says(predictor):
     assert torch.allclose(found, rough.permute(1, 2, 3, 0), atol=1e-5)
 
 
+def test_the_boxes_of_a_label_prompt_in_place_of_those_it_finds(predictor):
+    volume = torch.randn(1, 24, 24, 4)
+    label = torch.zeros(24, 24, 4, dtype=torch.uint8)
+    label[3:9, 5:20, 1], label[10:14, 2:7, 1], label[8:12, 8:12, 2] = 1, 2, 1
+    assert predictor.takes_prompts
+    found = predictor.predict_prompted_volume(volume, label, windows_of(24), "default")
+    valid = torch.zeros(4, predictor.problem.classes - 1, dtype=torch.bool)
+    boxes = torch.zeros(4, predictor.problem.classes - 1, 4)
+    valid[1, 0] = valid[1, 1] = valid[2, 0] = True
+    # x along the last axis of a slice.
+    boxes[1, 0], boxes[1, 1], boxes[2, 0] = (
+        torch.tensor(box).float() for box in ((5, 3, 19, 8), (2, 10, 6, 13), (8, 8, 11, 11))
+    )
+    with torch.no_grad():
+        features = predictor.teacher.module.encode(volume.permute(3, 0, 1, 2))
+        masks, _ = predictor.prompter_average.module(features, Prompts(valid, boxes=boxes))
+        expected = class_logits(masks).softmax(1).permute(1, 2, 3, 0)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
 def test_clips_are_planned_in_pairs():
     clips = Demand(views=Views(unlabelled=("weak",), clip=4, unlabelled_multiple=2))
     size = batch_size((256, 256), clips, 1.0)

@@ -22,6 +22,8 @@ WIDE = 140
 SHOWN = 5
 """Names told of those that were left out."""
 
+ORACLE = "Oracle prompts: boxes drawn from the labels prompted the model. An upper bound, no result of its own."
+
 EXAMPLE = """
   semivox evaluate predictions data/la/labelsTs --out metrics.json
   semivox evaluate predictions data/la/labelsTs --unit voxel --tolerance 1
@@ -86,7 +88,7 @@ def _table(metrics: dict, every_column: bool) -> Table:
 
 
 def _notes(metrics: dict) -> list[str]:
-    notes = []
+    notes = [ORACLE] if metrics["model"].get("prompts") == "oracle" else []
     left_out = {
         "unscored": "Predictions without a label, not scored",
         "unpredicted": "Labels without a prediction, not scored",

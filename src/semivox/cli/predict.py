@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", metavar="FILE:CLASS", help="where the method lies, for a model of your own method")
     add("--each-class", action="store_true", help="also write every class alone, as DIR/CLASS/CASE")
     add("--probabilities", action="store_true", help="also save class probabilities (.npz, float16)")
+    add(
+        "--oracle-prompts",
+        type=Path,
+        metavar="LABELS",
+        help="draw the prompts from labels: an upper bound, to evaluate",
+    )
     add_settings(parser, "overlap, stride, flips, largest_component, uncertainty, batch")
 
 
@@ -45,5 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
         settings=settings | others,
         probabilities=arguments.probabilities,
         each_class=arguments.each_class,
+        oracle_prompts=arguments.oracle_prompts,
     )
     print(f"{len(written)} cases in {arguments.out}")

@@ -80,15 +80,7 @@ class Matching:
         if undeclared:
             mend = f"name the values the model was trained with in a {ABOUT} beside the predictions, under `labels`"
             raise FaultError(Fault(case.id, path, f"prediction {self.predicted.complaint(undeclared)}", mend))
-        return self._table()[self.predicted.to_classes(prediction.array)], reference
-
-    def _table(self) -> np.ndarray:
-        """Class of the prediction → class of the reference of the same name, background where there is none."""
-        table = np.zeros(IGNORE + 1, np.uint8)
-        for index, name in enumerate(self.predicted.names):
-            if name in self.reference.labels.foreground:
-                table[index] = self.reference.labels.names.index(name)
-        return table
+        return same_names(self.predicted, self.reference.labels)[self.predicted.to_classes(prediction.array)], reference
 
 
 def match(predictions: Path, labels: Path | Dataset) -> Matching:
@@ -104,7 +96,7 @@ def match(predictions: Path, labels: Path | Dataset) -> Matching:
     for case in list(files):
         if case.endswith(UNCERTAINTY) and case.removesuffix(UNCERTAINTY) in files:
             del files[case]
-    dataset = labels if isinstance(labels, Dataset) else _read_references(Path(labels))
+    dataset = labels if isinstance(labels, Dataset) else read_references(Path(labels))
     references = {case.id: case for case in dataset if case.label is not None}
     cases = tuple(case for case in references.values() if case.id in files)
     if not cases:
@@ -135,6 +127,15 @@ def match(predictions: Path, labels: Path | Dataset) -> Matching:
     return matching
 
 
+def same_names(source: LabelMap, target: LabelMap) -> np.ndarray:
+    """Class of `source` → class of `target` of the same name, background where there is none; a table of uint8."""
+    table = np.zeros(IGNORE + 1, np.uint8)
+    for index, name in enumerate(source.names):
+        if name in target.foreground:
+            table[index] = target.names.index(name)
+    return table
+
+
 def label_files(folder: Path) -> dict[str, Path]:
     """Case id → file, for all label files in `folder`, in natural order. Raises FaultError for two of one case."""
     folder = Path(folder)
@@ -155,8 +156,9 @@ def _named(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.name[: -len(ending)], path
 
 
-def _read_references(folder: Path) -> Dataset:
-    """The data set in `folder`, or the label files there as one, as a dataset.json in or above it describes them."""
+def read_references(folder: Path) -> Dataset:
+    """The data set in `folder`, or the label files there as one, as a dataset.json in or above it describes them; its
+    labels are `UNNAMED` where none does."""
     files = label_files(folder)
     root = next((root for root in (folder, folder.absolute().parent) if (root / "dataset.json").is_file()), None)
     if root is None:

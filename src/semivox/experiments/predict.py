@@ -15,8 +15,9 @@ from torch import Tensor
 from semivox.atomic import atomic_write_text
 from semivox.data.case import DEFAULT, modality_name
 from semivox.errors import RunError, SettingError, unknown
+from semivox.experiments.oracle import OracleLabels
 from semivox.inference.inputs import Input, find_inputs
-from semivox.inference.pipeline import Outputs, folder_names, predict_cases
+from semivox.inference.pipeline import Oracle, Outputs, folder_names, predict_cases
 from semivox.methods.model import Model, inference_state, load_model
 from semivox.progress import progress
 from semivox.settings import first_fault
@@ -48,6 +49,7 @@ def predict(
     settings: Mapping[str, Any] | None = None,
     probabilities: bool = False,
     each_class: bool = False,
+    oracle_prompts: str | Path | None = None,
 ) -> list[Path]:
     """Predicts scans with a trained model and returns the label files written, in the order of the cases.
 
@@ -56,13 +58,15 @@ def predict(
     predict, for a model of several; other classes are background then. None predicts all. modality: what the scans were
     scanned with, for a model of several that are prepared differently; a task that was trained on one implies it.
     method: `file.py:Class`, for a model whose method lies in a file. settings: overrides of `InferenceSettings`.
-    each_class: writes each class alone as well, into `out`/CLASS/CASE.
+    each_class: writes each class alone as well, into `out`/CLASS/CASE. oracle_prompts: labels whose boxes prompt the
+    model, which must take prompts: an upper bound for evaluation, which prediction.json and every score of it say.
     """
     models = load_models(run, ensemble, method)
     first = models[0]
     if task is not None and task not in first.tasks:
         raise unknown("task", task, first.tasks or [DEFAULT])
     modality = chosen_modality(first, task, modality)
+    labels = None if oracle_prompts is None else oracle_labels(Path(oracle_prompts), models)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
     found = find_inputs([Path(path) for path in paths], len(first.channels))
     keep_heap()
@@ -74,7 +78,18 @@ def predict(
         settings=inference_settings(first, settings or {}),
         probabilities=probabilities,
         each_class=each_class,
+        oracle=labels,
     )
+
+
+def oracle_labels(folder: Path, models: Sequence[Model]) -> OracleLabels:
+    """The labels that prompt the one model there is. Raises SettingError where it takes no prompts."""
+    if len(models) > 1:
+        raise SettingError(f"--oracle-prompts {folder}: prompts one model; leave --ensemble out")
+    if not models[0].method.takes_prompts:
+        name = models[0].facts["method"]
+        raise SettingError(f"--oracle-prompts {folder}: {name} as trained here takes no prompts; leave it out")
+    return OracleLabels(folder, models[0].problem.labels)
 
 
 def load_models(run: str | Path, ensemble: Sequence[str | Path], method: str | None) -> list[Model]:
@@ -144,6 +159,7 @@ def predict_inputs(
     settings: InferenceSettings,
     probabilities: bool = False,
     each_class: bool = False,
+    oracle: OracleLabels | None = None,
 ) -> list[Path]:
     """Predicts `inputs`, each for its task, into `out`, beside a prediction.json that says what made them."""
     first = models[0]
@@ -158,7 +174,7 @@ def predict_inputs(
         probabilities=probabilities,
         class_folders=folder_names(names) if each_class else {},
     )
-    note_model(out, models, inputs, settings)
+    note_model(out, models, inputs, settings, prompts=None if oracle is None else "oracle")
     for name, folder in outputs.class_folders.items():
         note_class(out / folder, first, name)
 
@@ -172,7 +188,17 @@ def predict_inputs(
             outputs,
             device=torch.device(device),
             progress=report,
+            oracle=None if oracle is None else Oracle(oracle, prompted_predictor(first, settings, device)),
         )
+
+
+def prompted_predictor(
+    model: Model, settings: InferenceSettings, device: str
+) -> Callable[[Tensor, Tensor, str], Tensor]:
+    """The model, brought to `device`, prompted by a label: (scan, label, task) → probabilities."""
+    model.method.to(device)
+    windows = make_windows(model.problem.plan, settings, model.facts["precision"])
+    return lambda volume, label, task: model.method.predict_prompted_volume(volume, label, windows, task)
 
 
 def mean_predictor(
@@ -210,10 +236,18 @@ def classes_outside(model: Model, task: str) -> list[int]:
     return [index for index in range(1, model.problem.classes) if index not in inside]
 
 
-def note_model(out: Path, models: Sequence[Model], inputs: Sequence[Input], settings: InferenceSettings) -> None:
+def note_model(
+    out: Path,
+    models: Sequence[Model],
+    inputs: Sequence[Input],
+    settings: InferenceSettings,
+    *,
+    prompts: str | None = None,
+) -> None:
     """Writes prediction.json; refuses a folder whose predictions came from other weights or settings.
 
-    `task`, and `modality` where it decides how a scan is prepared, are of all cases, or case by case where they differ.
+    `model.prompts` is there where something else than the model found its prompts. `task`, and `modality` where it
+    decides how a scan is prepared, are of all cases, or case by case where they differ.
     """
     first = models[0]
     labels = first.problem.labels
@@ -224,7 +258,7 @@ def note_model(out: Path, models: Sequence[Model], inputs: Sequence[Input], sett
     content = {
         "labels": dict(label for index, label in enumerate(named) if index in inside),
         "regions": labels.regions,
-        "model": {key: first.facts[key] for key in TOLD},
+        "model": {key: first.facts[key] for key in TOLD} | ({"prompts": prompts} if prompts else {}),
         "weights_sha256": [weights_sha256(model) for model in models],
         "task": one_or_all(tasks),
         "settings": settings.model_dump(mode="json", include=PREDICTING),

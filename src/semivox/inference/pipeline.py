@@ -19,17 +19,28 @@ from semivox.data.case import Case, Dataset
 from semivox.data.fault import FaultError
 from semivox.data.image import label_ending, map_ending, read_image, write_label, write_map
 from semivox.data.labels import LabelMap
+from semivox.data.volume import Grid
 from semivox.errors import DataError, RunError, SemivoxError
 from semivox.inference.inputs import Input
 from semivox.inference.postprocessing import keep_largest_component
 from semivox.inference.uncertainty import entropy_map
 from semivox.preparation.placement import Placement
-from semivox.preparation.prepare import prepare_image
+from semivox.preparation.prepare import prepare_image, prepare_label
 from semivox.preparation.restore import restore_map, restore_probabilities
 from semivox.preparation.settings import Preparation
 
 ALONE_ABOVE_BYTES = 2**30
 """A scan whose probabilities take more than this (as float16) has the memory to itself: nothing is read beside it."""
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Prompts from reference labels, for methods that take prompts."""
+
+    labels: Callable[[Input, Grid], np.ndarray]
+    """Scan and its grid → class indices (X, Y, Z) there, uint8."""
+    predict_volume: Callable[[Tensor, Tensor, str], Tensor]
+    """As that of `predict_cases`, with the prepared label (X, Y, Z) second."""
 
 
 class Results(Protocol):
@@ -145,17 +156,18 @@ def predict_cases(
     *,
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
+    oracle: Oracle | None = None,
 ) -> list[Path]:
     """Predicts and writes every case of `inputs` that is not there yet; returns the label files of all, in their order.
 
     `predict_volume` maps a prepared scan (C, X, Y, Z), float32 on `device` (default CPU), and its task to class
-    probabilities (K, X, Y, Z). `progress(done, total)` counts cases. A case that fails does not stop the others: after
-    the last one a DataError lists all that failed, each with what to mend.
+    probabilities (K, X, Y, Z); `oracle` takes its place where it is given. `progress(done, total)` counts cases. A case
+    that fails does not stop the others: after the last one a DataError lists all that failed, each with what to mend.
     """
     make_folder(outputs.folder)
     todo = [item for item in inputs if not outputs.complete(item)]
     dataset = Dataset("inputs", outputs.folder, tuple(channels), labels, ())
-    steps = _Steps(predict_volume, preparation, dataset, outputs, device)
+    steps = _Steps(predict_volume, preparation, dataset, outputs, device, oracle)
     done = len(inputs) - len(todo)
     upcoming = iter(todo)
     writing: Future[None] | None = None
@@ -197,6 +209,8 @@ class _Scan:
     item: Input
     image: Tensor
     placement: Placement
+    label: Tensor | None
+    """Of the oracle."""
 
 
 class _Steps:
@@ -209,24 +223,34 @@ class _Steps:
         dataset: Dataset,
         outputs: Results,
         device: torch.device | None,
+        oracle: Oracle | None,
     ) -> None:
         self.predict_volume = predict_volume
         self.preparation = preparation
         self.dataset = dataset
         self.outputs = outputs
         self.device = device
+        self.oracle = oracle
         self.faults: list[str] = []
 
     def read(self, item: Input) -> _Scan | None:
         with self._noting_faults(item):
             volume = read_image(Case(item.case, item.files, split="test"), self.dataset)
-            image, placement = prepare_image(volume, self.preparation.of(item.modality))
-            return _Scan(item, torch.from_numpy(image), placement)
+            preparation = self.preparation.of(item.modality)
+            image, placement = prepare_image(volume, preparation)
+            label = None
+            if self.oracle is not None:
+                classes = self.oracle.labels(item, volume.grid)
+                label = torch.from_numpy(prepare_label(classes, placement, preparation))
+            return _Scan(item, torch.from_numpy(image), placement, label)
         return None
 
     def compute(self, scan: _Scan) -> Tensor | None:
         with self._noting_faults(scan.item), torch.no_grad():
-            return self.predict_volume(scan.image.to(self.device), scan.item.task).cpu()
+            image, task = scan.image.to(self.device), scan.item.task
+            if self.oracle is None or scan.label is None:
+                return self.predict_volume(image, task).cpu()
+            return self.oracle.predict_volume(image, scan.label.to(self.device), task).cpu()
         return None
 
     def write(self, scan: _Scan, probabilities: Tensor) -> None:

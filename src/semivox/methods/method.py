@@ -200,6 +200,15 @@ class Method(nn.Module):
         """Class probabilities (K, X, Y, Z) of a prepared scan (C, X, Y, Z). Default: a sliding window of `predict`."""
         return windows.run(lambda patch: self.predict(patch, task), volume)
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether `predict_prompted_volume` works."""
+        return False
+
+    def predict_prompted_volume(self, volume: Tensor, label: Tensor, windows: Windows, task: str) -> Tensor:
+        """`predict_volume` with prompts drawn from a label (X, Y, Z) of class indices: an upper bound, to evaluate."""
+        raise NotImplementedError
+
     def teachers(self) -> Sequence[Average]:
         """The averages that make targets in training; additions listen to them. They are given the unlabelled samples
         in their order, once or several times in one batch.

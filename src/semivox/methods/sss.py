@@ -247,6 +247,19 @@ class SSS(Method):
         """
         if not self.settings.prompts:
             return super().predict_volume(volume, windows, task)
+        return self._prompted(volume, windows, None)
+
+    @property
+    def takes_prompts(self) -> bool:
+        return self.settings.prompts
+
+    def predict_prompted_volume(self, volume: Tensor, label: Tensor, windows: Windows, task: str) -> Tensor:
+        """With the tight boxes of the label in place of those it finds; a volume of background alone as without any."""
+        slices = label.movedim(windows.slice_axis, 0)
+        return self._prompted(volume, windows, tight_boxes(slices, self.problem.classes))
+
+    def _prompted(self, volume: Tensor, windows: Windows, boxes: BoxStack | None) -> Tensor:
+        """The mask decoder's answers to `boxes` of each slice, or to those that the semantic head finds."""
         network, channels = self._averaged, len(volume)
         kept: deque[Features] = deque()
         bytes_kept = 0
@@ -268,10 +281,11 @@ class SSS(Method):
 
         first = windows.run(rough, volume)
         slices = full_precision(first.movedim(windows.slice_axis + 1, 0))
-        found = self._find(slices, torch.ones_like(slices[:, 0], dtype=torch.bool), None)
-        if not found.valid.any():
+        if boxes is None:
+            boxes = self._find(slices, torch.ones_like(slices[:, 0], dtype=torch.bool), None)
+        if not boxes.valid.any():
             return first
-        maps = box_maps(found, slices.shape[2:]).movedim(0, windows.slice_axis + 1)
+        maps = box_maps(boxes, slices.shape[2:]).movedim(0, windows.slice_axis + 1)
         return windows.run(fine, torch.cat([volume, maps.to(volume)]))
 
     def _masks(self, features: Features, prompts: Prompts) -> Tensor:
