@@ -9,6 +9,7 @@ from semivox.errors import SettingError
 from semivox.methods import find_method
 from semivox.methods.clock import Clock
 from semivox.testing import Workbench
+from semivox.training.config import method_settings
 
 NAME = "students_discrepancy"
 PRETRAIN, SELF_TRAIN = 0, 1
@@ -183,7 +184,7 @@ def test_who_predicts_is_a_setting(evaluate, predict_with):
 
 def test_the_demand_counts_the_usual_second_network_as_larger():
     kind = find_method("sdcl")
-    usual = kind.demand(kind.Settings())
+    usual = kind.demand(method_settings(Workbench(NAME).config.method))  # as a run's config.yaml has them
     equal = kind.demand(kind.Settings(second_network={"name": "vnet"}))
     assert (equal.networks, equal.averages, equal.labelled_forwards, equal.teacher_forwards) == (2, 2, 2, 1)
     assert usual.labelled_forwards > 3 < usual.networks

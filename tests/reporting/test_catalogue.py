@@ -21,6 +21,12 @@ def test_every_setting_says_what_it_is(name):
         assert field.doc, field.name
 
 
+def test_a_setting_with_fields_of_its_own_shows_the_defaults_that_the_method_gives_it():
+    defaults = {field.name: field.default for field in fields(find_method("sdcl").Settings)}
+    assert defaults["second_network.name"] == "residual_encoder_unet"
+    assert defaults["second_network.settings"]["width"] == 16
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_page_holds_docstring_settings_and_the_whole_file(name):
     page = method_page(name, {"V-Net": {"time_ratio": 2.5, "memory_ratio": 1.25}})

@@ -25,7 +25,7 @@ from semivox.planning.plan import NetworkChoice
 from semivox.sampling.batch import Batch
 
 RESIDUAL_ENCODER = NetworkChoice(
-    name="residual_encoder_unet", settings={"width": 16, "max_width": 256, "blocks": (1, 3, 4, 6, 3)}
+    name="residual_encoder_unet", settings={"width": 16, "max_width": 256, "blocks": [1, 3, 4, 6, 3]}
 )
 """Blocks per level as in ResNet-34, after a first level of one; channels as in V-Net and U-Net."""
 SECOND_PASS, SECOND_WEIGHTS = 2.2, 2.5

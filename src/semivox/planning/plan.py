@@ -24,7 +24,9 @@ class NetworkChoice(Part):
     """A network's registered name and its settings."""
 
     name: str = "vnet"
+    """Of a network, as `semivox networks` lists them."""
     settings: dict[str, Any] = {}
+    """The network's settings, where they differ from those that its plan makes."""
 
 
 class Plan(Part):

@@ -20,10 +20,11 @@ class Field:
     doc: str
 
 
-def fields(Settings: type[BaseModel]) -> list[Field]:
+def fields(Settings: type[BaseModel], values: BaseModel | None = None) -> list[Field]:
     """The settings of a model, those of its bases first, with the string literal that follows each as its doc.
 
-    A field that is itself a model gives its own fields, under dotted names.
+    A field that is itself a model gives its own fields, under dotted names. values: whose values are the defaults; the
+    model's own where there are none.
     """
     docs: dict[str, str] = {}
     for Kind in reversed(Settings.__mro__):
@@ -31,10 +32,11 @@ def fields(Settings: type[BaseModel]) -> list[Field]:
             docs |= attribute_docs(Kind)
     found = []
     for name, info in Settings.model_fields.items():
+        default = info.get_default(call_default_factory=True) if values is None else getattr(values, name)
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found += [replace(inner, name=f"{name}.{inner.name}") for inner in fields(info.annotation)]
+            given = default if isinstance(default, BaseModel) else None
+            found += [replace(inner, name=f"{name}.{inner.name}") for inner in fields(info.annotation, given)]
         else:
-            default = info.get_default(call_default_factory=True)
             found.append(Field(name, _type_name(info.annotation), default, docs.get(name, "")))
     return found
 
