@@ -1,0 +1,148 @@
+"""Uncertainty-guided dual views (Co-BioNet)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semivox.data.labels import IGNORE
+from semivox.losses.critic import taken_for_made, taken_for_true, vouched_for
+from semivox.losses.divergence import kl_divergence
+from semivox.losses.partial import certain_label
+from semivox.losses.reduction import full_precision
+from semivox.methods.clock import Clock
+from semivox.methods.method import Method, MethodSettings, Optimiser, Terms
+from semivox.methods.problem import Problem
+from semivox.networks.voxel_critic import VoxelCritic
+from semivox.planning.demand import Demand, Views
+from semivox.sampling.batch import Batch, Stream
+
+CRITICS = "critics"
+
+
+class DualViews(Method):
+    """Uncertainty-guided dual-views for semi-supervised volumetric medical image segmentation (Peiris et al., Nature
+    Machine Intelligence 2023), Co-BioNet.
+
+    Two networks learn from labels and from each other, and each has a critic that tells, voxel by voxel, whether a mask
+    is true or made. Network 1: L = λ_s (CE + Dice) + λ(t) [BCE(p_1, sg p_2) + BCE_M(p_1, sg p_2)], the second one the
+    mean over the voxels M where critic 2 vouches for its network: σ(critic_2(p_2)) > T_m + μ · BCE(critic_1(p_1), 1).
+    Network 2: the same, exchanged. Then the critics: true masks → 1, what their network made → 0.
+
+    This is the loss that the paper intends. In the public script the first unlabelled term has no gradient, the second
+    multiplies one number with the mask, the critics' losses are cut off before they reach a critic, so that none ever
+    learns, and each network passes three times a step; nothing of that is here, and no setting brings it back. BCE is
+    written as KL(p_2 ‖ p_1), which has its gradient and is 0 at best; with K classes it is over all of them, and a
+    critic sees the K - 1 foreground maps. The critics have no batch norm, see `networks.voxel_critic`. The script crops only;
+    here views are weak as everywhere. What predicts is the mean of moving averages of both networks.
+    """
+
+    class Settings(MethodSettings):
+        supervised_weight: float = Field(0.7, ge=0)
+        """λ_s: weight of CE + Dice; 1 on Pancreas-CT."""
+        unlabelled_weight: float = Field(1.0, ge=0)
+        """λ_max: weight of the two unlabelled terms once the ramp is at its top."""
+        ramp_share: float = Field(0.4, ge=0, le=1)
+        """R/t_max: share of the run over which the sigmoid ramp λ(t) grows."""
+        threshold: float = Field(0.4, ge=0, le=1)
+        """T_m: what a critic must say at least; 0.2 on Pancreas-CT."""
+        doubt: float = Field(0.01, ge=0)
+        """μ: by how much more where the own critic sees through the own network."""
+        critic_learning_rate: float = Field(1e-4, gt=0)
+        """Learning rate of the critics' AdamW, with a cosine schedule over the run."""
+        average_decay: float = Field(0.99, ge=0, lt=1)
+        """α: decay of the evaluated averages of the weights."""
+        evaluate: Literal["first", "mean"] = "mean"
+        """first: network 1 predicts. mean: the mean of both networks' probabilities."""
+
+    settings: Settings
+    views = Views(labelled=("weak",), unlabelled=("weak",))
+    paper: ClassVar[str] = "Peiris et al., Nature Machine Intelligence 2023"
+
+    @classmethod
+    def demand(cls, settings: MethodSettings) -> Demand:
+        return Demand(views=cls.views, networks=2, averages=2, labelled_forwards=2, unlabelled_forwards=2)
+
+    def build(self, problem: Problem) -> None:
+        self.problem = problem
+        self.first = problem.network()
+        self.second = problem.network()
+        self.first_average = problem.average(self.first, self.settings.average_decay)
+        self.second_average = problem.average(self.second, self.settings.average_decay)
+        maps = problem.classes - 1
+        self.critics = nn.ModuleList(VoxelCritic(problem.dimensions, maps) for _ in range(2))
+
+    def optimisers(self) -> Sequence[Optimiser]:
+        return (
+            Optimiser("main", (self.first, self.second)),
+            Optimiser(CRITICS, (self.critics,), "adamw", self.settings.critic_learning_rate, "cosine"),
+        )
+
+    def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms | Iterator[Terms]]]]:
+        made: list[Tensor] = []
+
+        def segmenters() -> Terms:
+            logits = [self.logits(network, batch) for network in (self.first, self.second)]
+            made.extend(full_precision(own.detach()).softmax(1) for own in logits)
+            return self.segmenter_terms(logits, batch, clock)
+
+        yield "main", segmenters
+        yield CRITICS, lambda: self.critic_terms(made, batch)
+
+    def logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Of both streams, one after the other."""
+        return network(torch.cat([batch.labelled.image, batch.unlabelled.image]))
+
+    def segmenter_terms(self, logits: Sequence[Tensor], batch: Batch, clock: Clock) -> Terms:
+        """The terms of both networks, of their logits (B, K, *space) of both streams."""
+        settings, valid = self.settings, batch.unlabelled.valid
+        sizes = [len(batch.labelled), len(batch.unlabelled)]
+        (supervised_1, own_1), (supervised_2, own_2) = (own.split(sizes) for own in logits)
+        with torch.no_grad():
+            said_1, said_2 = (
+                critic(foreground(full_precision(own).softmax(1)))
+                for critic, own in zip(self.critics, (own_1, own_2), strict=True)
+            )
+        kept_1 = valid & vouched_for(said_2, said_1, settings.threshold, settings.doubt, valid)
+        kept_2 = valid & vouched_for(said_1, said_2, settings.threshold, settings.doubt, valid)
+        self.note(student=own_1, teacher=own_2, kept=kept_1)
+        weight = settings.unlabelled_weight * clock.ramp(settings.ramp_share)
+        twice = 2 * settings.supervised_weight  # the problem's loss is half of CE + Dice
+        return {
+            "supervised_1": twice * self.problem.supervised_loss(supervised_1, batch.labelled),
+            "supervised_2": twice * self.problem.supervised_loss(supervised_2, batch.labelled),
+            "cross_1": weight * kl_divergence(own_2.detach(), own_1, valid),
+            "cross_2": weight * kl_divergence(own_1.detach(), own_2, valid),
+            "vouched_1": weight * kl_divergence(own_2.detach(), own_1, kept_1),
+            "vouched_2": weight * kl_divergence(own_1.detach(), own_2, kept_2),
+        }
+
+    def critic_terms(self, made: Sequence[Tensor], batch: Batch) -> Terms:
+        """What each critic learns, of what its network made (B, K, *space) of both streams, without gradient."""
+        true, certain = self.true_masks(batch.labelled)
+        valid = torch.cat([batch.labelled.valid, batch.unlabelled.valid])
+        return {
+            f"critic_{number}": taken_for_true(critic(true), certain) + taken_for_made(critic(foreground(own)), valid)
+            for number, (critic, own) in enumerate(zip(self.critics, made, strict=True), start=1)
+        }
+
+    def true_masks(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        """The labels' foreground maps (B, K - 1, *space), and where they are known (B, *space)."""
+        assert stream.label is not None
+        label = certain_label(stream.label, stream.known)
+        certain = label != IGNORE
+        one_hot = F.one_hot(label.masked_fill(~certain, 0), self.problem.classes).movedim(-1, 1)
+        return foreground(one_hot.to(stream.image.dtype)), certain
+
+    def inference_modules(self) -> tuple[nn.Module, ...]:
+        if self.settings.evaluate == "first":
+            return (self.first_average,)
+        return self.first_average, self.second_average
+
+
+def foreground(maps: Tensor) -> Tensor:
+    """All but the first channel."""
+    return maps[:, 1:]
