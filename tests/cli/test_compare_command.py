@@ -45,10 +45,26 @@ def test_prints_groups_classes_and_paired_differences(runs, tmp_path, capsys, mo
         "[bold]one",
         "40 to 41",
         "+0.090",
-        "0.0312",
+        "0.062",  # 0.0312 of a single test, twice
     ):
         assert words in printed, words
     assert len(json.loads((tmp_path / "comparison.json").read_text())["pairs"]) == 1
+
+
+def test_writes_as_the_ending_says_and_every_two_when_asked(runs, tmp_path, capsys):
+    files = [tmp_path / f"out/comparison{ending}" for ending in (".html", ".csv", ".tex")]
+    assert main(["compare", *runs, "--all-pairs", *(f"--out={file}" for file in files)]) == 0
+    assert files[0].read_text().startswith("<!doctype html>")
+    assert files[1].read_text().startswith("group,method")
+    assert "\\toprule" in files[2].read_text()
+
+
+def test_an_ending_that_says_nothing_is_told_before_anything_is_read(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "nowhere"), "--out", "comparison.pdf"]) == 2
+    told = capsys.readouterr().err
+    assert "--out comparison.pdf" in told
+    assert ".json, .html, .csv, .tex" in told
+    assert told.count("\n") == 1
 
 
 def test_a_folder_that_is_no_run_is_one_line_and_exit_code_2(tmp_path, capsys):

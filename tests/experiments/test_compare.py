@@ -1,5 +1,6 @@
 import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -7,9 +8,21 @@ import yaml
 from scipy.stats import wilcoxon
 
 from semivox.errors import RunError
+from semivox.evaluation.ranking import rank_methods
 from semivox.evaluation.scores import METRICS
-from semivox.experiments.compare import compare, write_comparison
-from semivox.experiments.results import differences, differences_of_domains, domains, overview, published, result_tables
+from semivox.evaluation.statistics import holm
+from semivox.experiments.compare import compare
+from semivox.experiments.families import families
+from semivox.experiments.results import (
+    by_selection,
+    differences,
+    domains,
+    overview,
+    published,
+    remarks,
+    result_tables,
+    tasks,
+)
 
 CASES = [f"case{number}" for number in range(8)]
 
@@ -209,15 +222,6 @@ def test_one_run_alone_has_no_deviation_and_no_pair(make_run, dice):
     assert comparison.pairs == ()
 
 
-def test_written_as_json_with_null_for_nan(make_run, dice, tmp_path):
-    comparison = compare([make_run("only", dice[0])])
-    write_comparison(comparison, tmp_path / "comparison.json")
-    content = json.loads((tmp_path / "comparison.json").read_text())
-    assert content["groups"][0]["scores"]["a"]["dice"]["over_runs"] is None
-    assert content["groups"][0]["scores"]["a"]["dice"]["mean"] == comparison.groups[0].scores["a"]["dice"].mean
-    assert content["groups"][0]["runs"] == [str(tmp_path / "only")]
-
-
 def test_mistakes_are_one_line(make_run, dice, tmp_path):
     good = make_run("good", dice[0])
     wrong = {
@@ -254,9 +258,9 @@ def test_domains_are_compared_one_by_one(make_run, dice):
     assert of_dice.header == ("method", "x", "y")
     assert of_dice.rows[0] == ("mean_teacher", f"{dice[0, :3].mean():.3f}", f"{dice[0, 3:].mean():.3f}")
     assert of_hd95.title.startswith("HD95 (mm) per domain")
-    table = differences_of_domains(comparison)
-    assert [row[:2] for row in table.rows] == [("supervised", "x"), ("supervised", "y")]
-    assert [row[-1] for row in table.rows] == ["3", "5"]
+    table = differences(comparison, "domains")
+    assert [row[1:3] for row in table.rows] == [("x", "Dice"), ("x", "HD95 (mm)"), ("y", "Dice"), ("y", "HD95 (mm)")]
+    assert [row[-1] for row in table.rows] == ["3", "3", "5", "5"]
     assert table in result_tables(comparison)
 
 
@@ -264,7 +268,7 @@ def test_cases_of_one_domain_need_no_table_of_domains(make_run, dice):
     comparison = compare([make_run("first", dice[0]), make_run("second", dice[1], method="supervised")])
     assert comparison.groups[0].domains == {}
     assert domains(comparison) == []
-    assert differences_of_domains(comparison) is None
+    assert differences(comparison, "domains") is None
 
 
 def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(make_config, make_run, dice):
@@ -278,3 +282,130 @@ def test_a_run_from_before_a_setting_was_there_is_of_the_same_group(make_config,
         runs.append(run)
     (group,) = compare(runs).groups
     assert group.seeds == (0, 1)
+
+
+def in_tasks(run):
+    """The run with its first three cases of task x, which knows class a alone, the others of y with class b."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    for place, entry in enumerate(metrics["cases"]):
+        entry["task"], known = ("x", "a") if place < 3 else ("y", "b")
+        entry["domain"] = entry["task"]
+        entry["scores"] = {known: entry["scores"][known]}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    return run
+
+
+def test_tasks_are_compared_one_by_one_over_their_own_classes(make_run, dice):
+    runs = [in_tasks(make_run("first", dice[0])), in_tasks(make_run("second", dice[1], method="supervised"))]
+    comparison = compare(runs)
+    (pair,) = comparison.pairs
+    assert comparison.groups[0].tasks["x"]["mean"]["dice"].mean == pytest.approx(dice[0, :3, 0].mean())
+    assert pair.tasks["y"]["mean"]["dice"].difference == pytest.approx((dice[1] - dice[0])[3:, 1].mean())
+    assert tasks(comparison)[0].header == ("method", "x", "y")
+    assert [row[1] for row in differences(comparison, "tasks").rows] == ["x", "x", "y", "y"]
+    assert domains(comparison) == []  # each domain is a task, whose table says it all
+
+
+def test_every_two_groups_are_paired_when_asked(make_run, dice):
+    names = ("supervised", "mean_teacher", "fixmatch")
+    runs = [make_run(name, dice[place], method=name) for place, name in enumerate(names)]
+    pairs = compare(runs, all_pairs=True).pairs
+    assert [(pair.first, pair.second) for pair in pairs] == list(combinations(names, 2))
+    assert pairs[2].scores["mean"]["dice"].difference == pytest.approx((dice[2] - dice[1]).mean())
+    assert differences(compare(runs, all_pairs=True)).header[:2] == ("method", "against")
+    assert "against" not in differences(compare(runs)).header
+
+
+def test_the_p_values_of_a_table_are_corrected_for_its_tests(make_run, dice):
+    """Two groups against the first, in Dice and HD95: four tests, the smallest p times four."""
+    runs = [make_run(name, dice[place], method=name) for place, name in enumerate(("a", "b", "c"))]
+    comparison = compare(runs)
+    (overall, of_classes) = families(comparison)
+    assert (overall.over, overall.number, of_classes.over, of_classes.number) == ("cases", 4, "classes", 4)
+    for name in ("p_value", "bootstrap_p_value"):
+        single = [getattr(test.paired, name) for test in overall.tests]
+        assert [getattr(test, name) for test in overall.tests] == holm(single)
+        assert min(getattr(test, name) for test in overall.tests) == pytest.approx(min(1, 4 * min(single)))
+    assert "p corrected for the 4 tests" in differences(comparison).title
+
+
+def test_slices_of_one_patient_are_named_beside_the_patients(make_run, dice):
+    runs = [make_run("first", dice[0]), make_run("second", dice[1], method="supervised")]
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text())
+        for place, entry in enumerate(metrics["cases"]):
+            entry["group"] = f"patient{place // 2}"
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    comparison = compare(runs)
+    assert comparison.pairs[0].scores["a"]["dice"].groups == 4
+    assert differences(comparison).rows[0][-1] == "8 of 4 patients"
+
+
+def test_how_the_step_was_chosen_has_columns_of_its_own(make_run, dice):
+    runs = [
+        make_run("last", dice[0]),
+        make_run("validation", dice[1], selection="validation", validate_every=20),
+        make_run("test", dice[2], selection="test", validate_every=20),
+        make_run("other", dice[3], method="supervised", selection="last"),
+    ]
+    comparison = compare(runs)
+    table = by_selection(comparison)
+    assert table.header == ("method", "last", "best on validation", "best on test (as published)")
+    mean = [f"{dice[run].mean():.3f}" for run in range(4)]
+    assert table.rows == (("mean_teacher", *mean[:3]), ("supervised", mean[3], "–", "–"))
+    assert [row[1] for row in overview(comparison).rows] == [*table.header[1:], "last"]
+    assert any("chosen on the scored cases themselves" in remark for remark in remarks(comparison))
+    assert by_selection(compare(runs[:1])) is None
+
+
+def test_ranks_are_of_the_mean_over_classes_and_seeds_in_the_shared_cases(make_run, dice):
+    good, poor = np.clip(dice + 0.15, 0, 1), dice - 0.3
+    runs = [
+        *(make_run(f"poor{seed}", poor[seed], method="poor", seed=seed) for seed in range(2)),
+        make_run("good", good[2], method="good"),
+        make_run("middle", dice[3][:7], method="middle", cases=CASES[:7]),
+    ]
+    comparison = compare(runs)
+    expected = rank_methods(np.stack([poor[:2].mean(axis=(0, 2)), good[2].mean(axis=1), dice[3].mean(axis=1)])[:, :7].T)
+    assert comparison.ranking == expected
+    assert comparison.ranking.groups == 7
+    table = next(table for table in result_tables(comparison) if table.title.startswith("Mean rank"))
+    assert [row[0] for row in table.rows] == ["good", "middle", "poor"]
+
+
+def test_too_few_patients_for_ranks_are_told(make_run, dice):
+    runs = [make_run(name, dice[0][:5], method=name, cases=CASES[:5]) for name in ("a", "b", "c")]
+    comparison = compare(runs)
+    assert comparison.ranking is None
+    assert any("fewer than 6 patients" in note for note in comparison.notes)
+    assert compare(runs[:2]).notes == ()
+
+
+def with_labels(run, scans):
+    """The run with a model that says of how many labelled scans it is."""
+    (run / "model").mkdir()
+    (run / "model" / "model.json").write_text(json.dumps({"facts": {"labelled_cases": scans}}))
+    return run
+
+
+def test_groups_that_differ_in_labels_alone_make_a_curve(make_run, dice):
+    runs = [
+        with_labels(make_run(f"run{labelled}-{seed}", dice[place] ** (1 / scans), seed=seed, labelled=labelled), scans)
+        for place, (labelled, seed, scans) in enumerate([(1, 0, 3), (1, 1, 3), (4, 0, 12), (None, 0, 30)])
+    ]
+    comparison = compare([*runs, with_labels(make_run("other", dice[0], method="supervised", labelled=1), 3)])
+    assert list(comparison.curves) == ["mean_teacher"]
+    curve = comparison.curves["mean_teacher"]
+    assert curve.labelled == (3, 12, 30)
+    means = [(dice[place] ** (1 / scans)).mean() for place, scans in enumerate((3, 3, 12, 30))]
+    assert [dice for runs in curve.dice for dice in runs] == pytest.approx(means)
+    assert any("one seed" in remark for remark in remarks(comparison))
+
+
+def test_two_numbers_of_labels_are_refused_a_curve(make_run, dice):
+    runs = [with_labels(make_run(f"run{n}", dice[n], labelled=n), n) for n in (1, 2)]
+    comparison = compare(runs)
+    assert comparison.curves == {}
+    assert any("no curve over labels for mean_teacher: 2 numbers" in note for note in comparison.notes)
+    gone = make_run("gone", dice[3], labelled=8)
+    assert any("where a model folder is gone" in note for note in compare([*runs, gone]).notes)

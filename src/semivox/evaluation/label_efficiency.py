@@ -1,16 +1,15 @@
-"""Dice over the number of labelled scans: a fitted power law, and what more labels would be worth by it.
+"""Dice over the number of labelled scans: a fitted power law with a floor, and what more labels would be worth by it.
 
-The error falls as 1 − Dice = a · n^(−b), as errors of networks fall with more data (Hestness et al., arXiv:1712.00409,
-2017). The curve has no floor: a few numbers of labels could not tell one, and without it the curve ends at a Dice of 1,
-so that far beyond the measured numbers it promises too much.
+The error falls as 1 − Dice = c + a · n^(−b), as errors of networks fall with more data: by a power, to what no data
+mend (Hestness et al., arXiv:1712.00409, 2017). With three numbers of labels the curve goes through all of them: what is
+not known of its form shows in the interval, for every draw has a curve of its own.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import minimize_scalar
 
 from semivox.evaluation.statistics import CONFIDENCE, draws, group_sums
 
@@ -21,8 +20,8 @@ RESAMPLES = 1000
 MORE = 10
 """So many further labelled scans are valued."""
 
-LEAST_ERROR = 1e-3
-"""A Dice of 1 has no logarithm of its error to begin a fit with."""
+EXPONENTS = np.geomspace(0.03, 3, 25)
+"""Where the search for b begins; no learning curve is flatter or steeper than its ends can show."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ class LabelCurve:
     """Numbers of labelled scans, ascending."""
     dice: tuple[tuple[float, ...], ...]
     """At each of them, the mean over cases of each run."""
+    floor: float
+    """c: the error that no number of labels mends, between 0 and 1."""
     factor: float
-    """a: the error with one labelled scan."""
+    """a: what labels mend beside it; negative where Dice falls as labels are added."""
     exponent: float
-    """b: negative where Dice falls as labels are added."""
+    """b."""
     off: float
     """Root mean square distance of the numbers' means from the curve."""
     grid: tuple[float, ...]
@@ -83,50 +84,67 @@ def label_curve(
 
     places = [np.flatnonzero(numbers == number) for number in different]
     rng = np.random.default_rng(seed)
-    parameters = []
+    laws = []
     for weights in draws(len(sums), resamples, seed):
         drawn = np.concatenate([rng.choice(own, len(own)) for own in places])
         total = weights @ counts[:, drawn]
         if total.all():
-            parameters.append(_fit(numbers[drawn], (weights @ sums[:, drawn]) / total, best))
+            laws.append(_fit(numbers[drawn], (weights @ sums[:, drawn]) / total))
     tail = 50 * (1 - CONFIDENCE)
-    curves = np.array([_dice(grid, *own) for own in parameters])
+    curves = np.array([law.dice(grid) for law in laws])
     low, high = np.percentile(curves, [tail, 100 - tail], axis=0)
     gains = []
     for number in different:
-        ends = np.percentile([_gain(number, *own) for own in parameters], [tail, 100 - tail])
+        ends = np.percentile([law.gain(number) for law in laws], [tail, 100 - tail])
         low_gain, high_gain = map(float, ends)
         is_measured = bool(number + MORE <= different[-1])
-        gains.append(Gain(int(number), _gain(number, *best), low_gain, high_gain, is_measured))
+        gains.append(Gain(int(number), best.gain(number), low_gain, high_gain, is_measured))
     of_numbers = np.array([means[own].mean() for own in places])
     return LabelCurve(
         labelled=tuple(int(number) for number in different),
         dice=tuple(tuple(means[own].tolist()) for own in places),
-        factor=float(np.exp(best[0])),
-        exponent=float(best[1]),
-        off=float(np.sqrt(np.mean((of_numbers - _dice(different, *best)) ** 2))),
+        floor=best.floor,
+        factor=best.factor,
+        exponent=best.exponent,
+        off=float(np.sqrt(np.mean((of_numbers - best.dice(different)) ** 2))),
         grid=tuple(grid.tolist()),
-        fitted=tuple(_dice(grid, *best).tolist()),
+        fitted=tuple(best.dice(grid).tolist()),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),
         gains=tuple(gains),
     )
 
 
-def _dice(numbers: np.ndarray, log_factor: float, exponent: float) -> np.ndarray:
-    return 1 - np.exp(log_factor - exponent * np.log(numbers))
+@dataclass(frozen=True)
+class _Law:
+    floor: float
+    factor: float
+    exponent: float
+
+    def dice(self, numbers: np.ndarray) -> np.ndarray:
+        return 1 - self.floor - self.factor * numbers**-self.exponent
+
+    def gain(self, number: float) -> float:
+        before, after = self.dice(np.array([number, number + MORE]))
+        return float(after - before)
 
 
-def _gain(number: float, log_factor: float, exponent: float) -> float:
-    before, after = _dice(np.array([number, number + MORE]), log_factor, exponent)
-    return float(after - before)
+def _fit(numbers: np.ndarray, dice: np.ndarray) -> _Law:
+    """Least squares on Dice: for an exponent, floor and factor are a straight line's; the exponent is searched for."""
 
+    def law(exponent: float) -> _Law:
+        powers, error = numbers**-exponent, 1 - dice
+        apart = powers - powers.mean()
+        factor = float(apart @ error / (apart @ apart))
+        floor = float(error.mean() - factor * powers.mean())
+        if not 0 <= floor <= 1:
+            floor = float(np.clip(floor, 0, 1))
+            factor = float(powers @ (error - floor) / (powers @ powers))
+        return _Law(floor, factor, exponent)
 
-def _fit(numbers: np.ndarray, dice: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """(log a, b) by least squares on Dice, from `start` or the straight line through the logarithms."""
-    if start is None:
-        slope, start_log = np.polyfit(np.log(numbers), np.log(np.maximum(1 - dice, LEAST_ERROR)), 1)
-        start = np.array([start_log, -slope])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
-        return curve_fit(_dice, numbers, dice, start)[0]
+    def squares(exponent: float) -> float:
+        return float(((law(exponent).dice(numbers) - dice) ** 2).sum())
+
+    nearest = int(np.argmin([squares(exponent) for exponent in EXPONENTS]))
+    around = EXPONENTS[max(nearest - 1, 0)], EXPONENTS[min(nearest + 1, len(EXPONENTS) - 1)]
+    return law(float(minimize_scalar(squares, bounds=around, method="bounded").x))

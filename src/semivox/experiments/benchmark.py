@@ -19,16 +19,18 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import IO
 
 from semivox.atomic import atomic_write_text
 from semivox.errors import DataError, ResourceError, RunError, SettingError, unknown
-from semivox.experiments.compare import Comparison, compare, write_comparison
+from semivox.experiments.compare import Comparison, compare
+from semivox.experiments.comparison_files import as_json
 from semivox.experiments.configure import ARGUMENTS, Budget, Request, given_plan, resolve
 from semivox.experiments.protocol import Protocol, assigned_lists, check_data, read_protocol, whole_name
-from semivox.experiments.results import remarks, result_tables
+from semivox.experiments.results import SELECTIONS, remarks, result_tables
 from semivox.experiments.train import count_of, short_name
 from semivox.methods import find_method, registered_name
 from semivox.parallel import cores
@@ -63,13 +65,6 @@ INSTEAD = {
 
 GO_ON = "give the same command again to go on; what is finished is kept"
 
-MODEL = {
-    "last": "the last step's",
-    "validation": "the best on validation cases",
-    "test": "the best on the test cases themselves (as published)",
-}
-"""Which model is scored, by `training.selection`."""
-
 MAY_DIFFER = (
     *("training.device", "training.devices", "training.precision", "training.workers"),
     *("data.datasets", "data.store", "protocol"),
@@ -86,14 +81,18 @@ class Cell:
     """How many groups keep their label, None for all."""
     seed: int
     out: Path
+    ablation: str = ""
+    """Of the protocol's for this method; empty: the method whole."""
 
     @property
     def name(self) -> str:
-        return f"{short_name(self.method)}-{count_of(self.labelled)}-seed{self.seed}"
+        method = "-".join(filter(None, (short_name(self.method), self.ablation)))
+        return f"{method}-{count_of(self.labelled)}-seed{self.seed}"
 
     @property
     def title(self) -> str:
-        return f"{short_name(self.method)}, {count_of(self.labelled)} labelled, seed {self.seed}"
+        method = " ".join(filter(None, (short_name(self.method), self.ablation)))
+        return f"{method}, {count_of(self.labelled)} labelled, seed {self.seed}"
 
     @property
     def run(self) -> RunFolder:
@@ -127,13 +126,18 @@ class Grid:
     development: bool
     settings: tuple[str, ...]
     """What `-s` sets: `METHOD.name=value`, or `name=value` of the config for all."""
+    ablations: bool = False
+    """Whether the protocol's ablations of the methods are run besides."""
     cells: tuple[Cell, ...] = field(init=False)
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
 
     def __post_init__(self) -> None:
-        few: list[tuple[str, int | dict[str, int] | None]] = [(method, self.labelled) for method in self.methods]
-        rows = [few[0], (LABELLED_ONLY, None), *few[1:]]
-        cells = (Cell(method, count, seed, self.out) for seed, (method, count) in product(range(self.seeds), rows))
+        row = partial(Cell, seed=0, out=self.out)
+        rows = [row(LABELLED_ONLY, self.labelled), row(LABELLED_ONLY, None)]
+        for method in self.methods[1:]:
+            names = self.protocol.entry(method).ablations if self.ablations else ()
+            rows += [row(method, self.labelled, ablation=ablation) for ablation in ("", *names)]
+        cells = (replace(cell, seed=seed) for seed, cell in product(range(self.seeds), rows))
         object.__setattr__(self, "cells", tuple(cells))
 
     def config(self, cell: Cell) -> Config:
@@ -152,16 +156,18 @@ class Grid:
             budget=Budget(iterations=protocol.recipe(cell.method).training.iterations),
             protocol=protocol,
             seed=cell.seed,
-            settings=self.settings_of(cell.method),
+            settings=self.settings_of(cell),
         )
         plan = given_plan(request)
         assert plan is not None, "every protocol has a plan"
         return resolve(request, plan, "cpu", "32")
 
-    def settings_of(self, method: str) -> tuple[str, ...]:
-        """What `-s` sets for a method, as `train` is told it."""
+    def settings_of(self, cell: Cell) -> tuple[str, ...]:
+        """What a cell's ablation and `-s` set, as `train` is told it."""
         found = map(addressed, self.settings)
-        return tuple(assignment for name, assignment in found if name in (None, short_name(method)))
+        given = (assignment for name, assignment in found if name in (None, short_name(cell.method)))
+        ablations = self.protocol.entry(cell.method).ablations
+        return (*(ablations[cell.ablation] if cell.ablation else ()), *given)
 
     def arguments(self, cell: Cell) -> list[str]:
         """What `semivox` is given to run a cell, or to go on with it."""
@@ -172,7 +178,7 @@ class Grid:
         for text in labelled_texts(cell.labelled):
             words += ["--labelled", text]
         words += ["--seed", str(cell.seed), *(["--development"] if self.development else ())]
-        settings = self.settings_of(cell.method)
+        settings = self.settings_of(cell)
         return [*words, *(["-s", *settings] if settings else ()), "--out", str(cell.run.path)]
 
     @property
@@ -185,6 +191,7 @@ class Grid:
             for text in labelled_texts(self.labelled):
                 words += ["--labelled", text]
         words += ["--development"] if self.development else []
+        words += ["--ablations"] if self.ablations else []
         return shlex.join([*words, *(["-s", *self.settings] if self.settings else ())])
 
 
@@ -238,12 +245,16 @@ def make_grid(
     labelled: int | dict[str, int] | None = None,
     development: bool = False,
     settings: Sequence[str] = (),
+    ablations: bool = False,
 ) -> Grid:
     """The cells that are asked for, of which nothing is checked or run yet.
 
     methods: run with few labels each; labelled-only is run besides, with few labels and with all. data: the folder in
     which the protocol's data sets lie. labelled: how many few are, where not as the protocol says. development: test
-    cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all.
+    cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all. ablations:
+    also run what the protocol names of each method's.
+
+    Raises SettingError where `ablations` are wanted and there are none.
     """
     followed = read_protocol(protocol)
     few = followed.data.labelled if labelled is None else labelled
@@ -251,6 +262,11 @@ def make_grid(
         find_method(method)  # a wrong name is told before anything is read
     named = distinct([LABELLED_ONLY, *map(whole_name, methods)])
     refuse_settings(settings, named)
+    if ablations and not any(followed.entry(method).ablations for method in named):
+        having = ", ".join(name for name, entry in followed.methods.items() if entry.ablations)
+        raise SettingError(
+            f"--ablations: protocol {followed.name} has none of the methods named; it has of: {having or 'none'}"
+        )
     default = Path("runs") / f"{followed.name}-{count_of(few)}{'-development' if development else ''}"
     return Grid(
         protocol=followed,
@@ -261,6 +277,7 @@ def make_grid(
         out=Path(out) if out else default,
         development=development,
         settings=tuple(settings),
+        ablations=ablations,
     )
 
 
@@ -528,15 +545,15 @@ def write_results(grid: Grid, outcome: Outcome) -> None:
     assert outcome.comparison is not None
     failed = {cell.title: fault for cell, fault in outcome.failed.items()}
     unfinished = [cell.title for cell in (*outcome.elsewhere, *outcome.left)]
-    write_comparison(
+    content = as_json(
         outcome.comparison,
-        grid.out / "results.json",
         protocol=grid.protocol.model_dump(mode="json", include={"name", "title", "source", "notes"}),
         command=grid.command,
         development=grid.development,
         failed=failed,
         unfinished=unfinished,
     )
+    atomic_write_text(grid.out / "results.json", content)
     heading = f"# {grid.protocol.title}: {count_of(grid.labelled)} labelled"
     lines = [heading, "", f"`{grid.command}`", "", *preface(grid, outcome.comparison), ""]
     for table in result_tables(outcome.comparison):
@@ -548,15 +565,16 @@ def write_results(grid: Grid, outcome: Outcome) -> None:
 
 def preface(grid: Grid, comparison: Comparison) -> list[str]:
     """What a reader must know of the figures below."""
-    protocol, training = grid.protocol, grid.protocol.training
+    protocol = grid.protocol
     record = read_record(comparison.groups[0].runs[0])
     hardware, versions = record.environment.get("hardware", {}), record.environment.get("versions", {})
     scored = "development cases (no test case was opened)" if grid.development else "test cases"
-    model = MODEL[training.selection]
+    model = " or ".join(dict.fromkeys(SELECTIONS[group.selection] for group in comparison.groups))
     machine = ", ".join(hardware.get("gpus") or [f"CPU {hardware.get('cpu_capability', '')}".strip()])
     return [
         f"Protocol `{protocol.name}` ({protocol.source}). {count_of(grid.labelled)} labelled; scored on {scored};"
-        f" the model is {model}. Semivox {versions.get('semivox', '?')}, torch {versions.get('torch', '?')}, {machine},"
+        f" the step whose model is scored: {model}."
+        f" Semivox {versions.get('semivox', '?')}, torch {versions.get('torch', '?')}, {machine},"
         f" {hardware.get('torch_threads', '?')} threads a run.",
         *(f"\n{note}" for note in protocol.notes),
         *(f"\n{remark}" for remark in remarks(comparison)),

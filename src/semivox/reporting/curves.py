@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semivox.evaluation.label_efficiency import LabelCurve
 from semivox.reporting.domain_shift import DomainShift, Histogram
 from semivox.reporting.record import Log
 
@@ -12,6 +13,8 @@ WIDTH, HEIGHT = 340.0, 170.0
 """Size of a chart in SVG units; the page scales it."""
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 8.0, 10.0, 24.0
 """Margins inside that size, for tick labels."""
+LEAST_PITCH = 16.0
+"""Between two tick labels that were not chosen to be round."""
 BINS = 200
 """Longer curves are drawn as the mean of so many parts, over a band from the least to the greatest value of each."""
 
@@ -55,11 +58,13 @@ class Curve:
     band: str
     last: str
     """The last value, as text."""
+    dots: tuple[tuple[float, float], ...] = ()
+    """What was measured, where the line is fitted to it."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over steps. `marks` are the steps at which a later stage begins."""
+    """Curves over steps, or over labels. `marks` are the steps at which a later stage begins."""
 
     title: str
     note: str
@@ -193,6 +198,31 @@ def _histogram(found: Histogram, state: str) -> Chart:
     return Chart(
         f"{found.channel}, as {state}", "% of voxels over intensity", curves, x.ticks(x_values), y.ticks(y_values)
     )
+
+
+def label_chart(curves: Mapping[str, LabelCurve]) -> Chart:
+    """Dice over the number of labelled scans, which grows to the right by factors: runs, fitted curves, intervals."""
+    values = [value for own in curves.values() for runs in (*own.dice, own.low, own.high) for value in runs]
+    numbers = sorted({number for own in curves.values() for number in own.labelled})
+    low, high, y_values = _range(np.array(values), floor_zero=False)
+    x = Axis(np.log(numbers[0]), np.log(numbers[-1]), LEFT + 6, WIDTH - RIGHT - 6)
+    y = Axis(low, high, HEIGHT - BOTTOM, TOP)
+    drawn = []
+    for name, own in curves.items():
+        along = x.at(np.log(own.grid))
+        band = _path(np.concatenate([along, along[::-1]]), y.at(np.array([*own.low, *own.high[::-1]]))) + "Z"
+        dots = [
+            (x.place(np.log(number)), y.place(dice))
+            for number, runs in zip(own.labelled, own.dice, strict=True)
+            for dice in runs
+        ]
+        drawn.append(Curve(name, _path(along, y.at(np.array(own.fitted))), band, "", tuple(dots)))
+    ticks: list[Tick] = []
+    for tick in x.ticks((np.log(number), str(number)) for number in numbers):
+        if not ticks or tick.place - ticks[-1].place >= LEAST_PITCH:
+            ticks.append(tick)
+    note = "Dice over labelled scans: runs, fitted curve, 95 % interval"
+    return Chart("What labels are worth", note, tuple(drawn), tuple(ticks), y.ticks(y_values))
 
 
 def domain_scatter(shift: DomainShift) -> Scatter | None:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One run folder. `metrics` is None where no case was scored; `baseline` is the labelled-only run."""
+    """One run folder. `metrics` is None where no case was scored; `baseline` is the labelled-only run; `facts` is what
+    the model says of its training, empty where there is none yet."""
 
     folder: Path
     config: dict[str, Any]
@@ -54,6 +55,7 @@ class Record:
     log: Log
     metrics: dict[str, Any] | None
     baseline: "Record | None" = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_record(folder: Path) -> Record:
@@ -66,6 +68,7 @@ def read_record(folder: Path) -> Record:
     if not run.config.is_file():
         raise RunError(f"{folder} is not a run folder (no config.yaml); give the one that `semivox train --out` wrote")
     metrics = _read_mapping(run.metrics) if run.metrics.is_file() else {}
+    model = _read_mapping(run.model / "model.json") if (run.model / "model.json").is_file() else {}
     return Record(
         folder=run.path,
         config=_read_mapping(run.config),
@@ -73,6 +76,7 @@ def read_record(folder: Path) -> Record:
         log=read_log(run.log),
         metrics=metrics if metrics.get("cases") else None,
         baseline=read_record(run.baseline.path) if run.baseline.config.is_file() else None,
+        facts=model.get("facts", {}),
     )
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from semivox.atomic import atomic_write_text
 from semivox.data.case import Case, Dataset
 from semivox.data.case_lists import CaseLists
@@ -26,6 +24,7 @@ from semivox.reporting.curves import (
     training_charts,
 )
 from semivox.reporting.domain_shift import DomainShift
+from semivox.reporting.page import render
 from semivox.reporting.pictures import Picture, colours, domain_colours, overlay
 from semivox.reporting.pseudo_labels import PseudoLabelDice, pseudo_label_dice
 from semivox.reporting.record import NOTHING, Record, flatten, read_record
@@ -109,20 +108,10 @@ def write_report(run: Path, pseudo_labels: bool = False, beside: Sequence[Path] 
     """
     record = read_record(run)
     content = _content(record, _find_data(record), pseudo_labels, read_beside(record, beside) if beside else [])
-    page = _environment().get_template("report.html.j2").render(content)
+    page = render("report.html.j2", content)
     path = record.folder / NAME
     atomic_write_text(path, page)
     return path
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("semivox.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _content(

@@ -108,7 +108,7 @@ class TrainingSettings(Part):
     """Steps between rows of log.csv."""
     selection: Literal["last", "validation", "test"] = "last"
     """Which weights are kept: those of the last step, or the last stage's best on the validation cases, or on the test
-    cases themselves: as many papers publish it, too good by as much as steps differ by luck, and said in every table."""
+    cases themselves: as many papers publish it, too good by as much as luck varies over steps; every table says so."""
     validate_every: int = Field(0, ge=0)
     """Steps between validations; 0: a tenth of the run, where `selection` is not last."""
     patience: int = Field(0, ge=0)

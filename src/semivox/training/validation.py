@@ -12,8 +12,8 @@ from semivox.training.run import RunFolder
 
 
 class Validation(lightning.Callback):
-    """Every `every` steps calls `score()`, the mean Dice of the cases that choose; keeps the best weights in best.pt, of
-    the last stage: others only lead up to it.
+    """Every `every` steps calls `score()`, the mean Dice of the cases that choose; keeps the best weights in best.pt,
+    of the last stage: others only lead up to it.
 
     `patience`: validations of the last stage without improvement after which training stops; 0 never stops.
     """
