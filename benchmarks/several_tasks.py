@@ -2,15 +2,18 @@
 
     python -m benchmarks.several_tasks ../shared/data runs/several-tasks --seeds 1
 
-Every model has the same labels, plan and steps: VerSemi, its first stage alone (labelled scans only), DoDNet and
-labelled-only training on all tasks at once, and for each task a labelled-only model of its own. Each test scan is
-predicted for its own task. Finished runs are kept. Writes docs/several-tasks.md.
+Every model has the same labels, plan and steps: VerSemi, its first stage alone (labelled scans only), VerSemi that
+leaves out what another task's prompt claims, DoDNet and labelled-only training on all tasks at once; and for each task
+a labelled-only and a semi-supervised model of its own. Each test scan is predicted for its own task. Finished runs are
+kept. Writes docs/several-tasks.md.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +35,12 @@ JOINT = {
     "DoDNet": ("dodnet",),
     FIRST_STAGE: ("versemi", "pretraining_share=1"),
     "VerSemi": ("versemi",),
+    "VerSemi, other tasks' organs left out": ("versemi", "exclude_other_tasks=0.5"),
 }
 """Row → method, and its settings."""
-APART = "labelled-only, a model for each task"
+LABELLED_ONLY = "labelled-only, a model for each task"
+APART = {LABELLED_ONLY: "supervised", "UniMatch, a model for each task": "unimatch"}
+"""Row → method."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,10 @@ def own_protocol(protocol: Protocol, task: Task, out: Path) -> Path:
 def cells(protocol: Protocol, tasks: Sequence[Task], data: Path, out: Path, seeds: int) -> Iterator[Cell]:
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
     for seed in range(seeds):
-        for task in tasks:
+        for task, (row, method) in product(tasks, APART.items()):
             path = own_protocol(protocol, task, out)
-            arguments = (str(data / task.folder), "--protocol", str(path), "--method", "supervised")
-            yield Cell(own_run(out, task, seed), (*arguments, "--seed", str(seed)))
+            arguments = (str(data / task.folder), "--protocol", str(path), "--method", method)
+            yield Cell(own_run(out, row, task, seed), (*arguments, "--seed", str(seed)))
         folders = [str(data / folder) for folder in protocol.data.folders]
         for row, (method, *settings) in JOINT.items():
             chosen = ("-s", *settings) if settings else ()
@@ -95,11 +101,11 @@ def cells(protocol: Protocol, tasks: Sequence[Task], data: Path, out: Path, seed
 
 
 def joint_run(out: Path, row: str, seed: int) -> Path:
-    return out / f"{row.lower().replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    return out / f"{'-'.join(re.findall('[a-z]+', row.lower()))}-seed{seed}"
 
 
-def own_run(out: Path, task: Task, seed: int) -> Path:
-    return out / f"apart-{task.name}-seed{seed}"
+def own_run(out: Path, row: str, task: Task, seed: int) -> Path:
+    return out / f"apart-{APART[row]}-{task.name}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -131,22 +137,27 @@ def scores(runs: Sequence[Path], task: Task) -> Scores:
 def table(out: Path, tasks: Sequence[Task], seeds: int) -> list[str]:
     """Dice of every row on every task, over the seeds for which all is done, and what the joint models gain."""
     done = [seed for seed in range(seeds) if all(is_done(run) for run in runs_of(out, tasks, seed))]
-    rows = {APART: [scores([own_run(out, task, seed) for seed in done], task) for task in tasks]}
+    rows = {row: [scores([own_run(out, row, task, seed) for seed in done], task) for task in tasks] for row in APART}
     for row in JOINT:
         rows[row] = [scores([joint_run(out, row, seed) for seed in done], task) for task in tasks]
-    named = [f"{task.name.replace('_', ' ')} ({len(own.dice)})" for task, own in zip(tasks, rows[APART], strict=True)]
-    heads = ("", *named, "mean over tasks", "cases against models apart", "against VerSemi's first stage")
+    named = [
+        f"{task.name.replace('_', ' ')} ({len(own.dice)})" for task, own in zip(tasks, rows[LABELLED_ONLY], strict=True)
+    ]
+    heads = ("", *named, "mean over tasks", "cases against labelled-only models apart", "against VerSemi's first stage")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     first_stage = rows[FIRST_STAGE]
     for row, own in rows.items():
         means = [task.dice.mean() for task in own]
         figures = " | ".join(f"{value:.3f}" for value in (*means, np.mean(means)))
-        lines.append(f"| {row} | {figures} | {gain(own, rows[APART])} | {gain(own, first_stage)} |")
+        lines.append(f"| {row} | {figures} | {gain(own, rows[LABELLED_ONLY])} | {gain(own, first_stage)} |")
     return [f"Seeds {', '.join(map(str, done))}; test cases of each task in brackets.", "", *lines]
 
 
 def runs_of(out: Path, tasks: Sequence[Task], seed: int) -> list[Path]:
-    return [*(joint_run(out, row, seed) for row in JOINT), *(own_run(out, task, seed) for task in tasks)]
+    return [
+        *(joint_run(out, row, seed) for row in JOINT),
+        *(own_run(out, row, task, seed) for row in APART for task in tasks),
+    ]
 
 
 def gain(own: Sequence[Scores], other: Sequence[Scores]) -> str:
