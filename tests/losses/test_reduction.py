@@ -11,7 +11,7 @@ from semivox.data.labels import IGNORE
 from semivox.losses.consistency import softmax_mse
 from semivox.losses.cross_entropy import cross_entropy
 from semivox.losses.dice import dice_linear
-from semivox.losses.reduction import batch_mean, batch_sum
+from semivox.losses.reduction import batch_gather, batch_mean, batch_sum
 from semivox.losses.supervised import supervised_loss
 
 KNOWN = torch.tensor([[True] * 3, [True] * 3, [False, True, False], [False, True, False]])
@@ -59,7 +59,8 @@ def train_on_share(rank: int, ranks: int, port: int, folder: str) -> None:
         loss = losses(model(image), label, mask, known)[index]
         loss.backward()
         results.append((loss.item(), [parameter.grad.clone() for parameter in model.parameters()]))
-    torch.save(results, f"{folder}/{rank}.pt")
+    gathered = batch_gather(torch.tensor([rank, 10.0 + rank], requires_grad=True))
+    torch.save((results, gathered), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -79,11 +80,21 @@ def test_two_processes_give_the_loss_and_gradient_of_one(two_processes, index):
     model = network()
     loss = losses(model(image), label, mask, KNOWN)[index]
     loss.backward()
-    for rank in two_processes:
-        rank_loss, gradients = rank[index]
+    for results, _ in two_processes:
+        rank_loss, gradients = results[index]
         assert rank_loss == pytest.approx(loss.item(), rel=1e-12)
         for gradient, parameter in zip(gradients, model.parameters(), strict=True):
             assert torch.allclose(gradient, parameter.grad, rtol=1e-9, atol=1e-14)
+
+
+def test_every_process_gathers_what_each_has(two_processes):
+    for _, gathered in two_processes:
+        assert gathered.tolist() == [[0, 10], [1, 11]]
+        assert not gathered.requires_grad
+
+
+def test_one_process_gathers_its_own():
+    assert batch_gather(torch.ones(3, requires_grad=True)).tolist() == [[1, 1, 1]]
 
 
 def test_one_process_sums_nothing():

@@ -11,6 +11,9 @@ NAME = "adversarial"
 def test_the_unlabelled_probabilities_are_to_be_taken_for_labelled_ones(dimensions):
     bench = Workbench(NAME, dimensions, settings={"adversarial_weight": 0.7, "ramp_share": 0.8}, dropout=False)
     batch, method = bench.batch(), bench.method
+    batch.unlabelled.valid[0, :9] = False
+    with torch.no_grad():
+        method.adversary.discriminator.classifier.weight.mul_(1000)  # so that it judges scans differently
     term = bench.losses(batch)["adversarial"]
     with torch.no_grad():
         probabilities = method.network(batch.unlabelled.image).softmax(1)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from semivox.methods import class_memory
 from semivox.methods.class_memory import ClassMemory, VoxelMLP
 
 
@@ -90,3 +91,17 @@ def test_a_class_without_candidates_keeps_what_it_had_and_others_forget():
     assert memory.stored.tolist() == [[True, False, False, False], [True] * 4]
     assert memory.features[0, 0].tolist() == [2, 2, 2]
     assert (memory.features[1] == 1).all()
+
+
+def test_processes_share_one_memory(monkeypatch):
+    """Of two processes with half of the voxels each; this one is the first, the other's best come by `batch_gather`."""
+    features, scores = torch.randn(2, 10, 3), torch.randn(2, 10)
+    candidates = torch.rand(2, 10) < 0.8
+    alone, shared = ClassMemory(2, 4, 3), ClassMemory(2, 4, 3)
+    alone.refill(features, scores, candidates)
+    other = shared.highest(scores[:, 5:].masked_fill(~candidates[:, 5:], -torch.inf), features[:, 5:])
+    theirs = iter(other)
+    monkeypatch.setattr(class_memory, "batch_gather", lambda x: torch.stack([x, next(theirs)]))
+    shared.refill(features[:, :5], scores[:, :5], candidates[:, :5])
+    assert torch.equal(shared.stored, alone.stored)
+    assert torch.equal(shared.features[shared.stored], alone.features[alone.stored])

@@ -155,7 +155,8 @@ class SmoothnessClassSeparation(Method):
     def smoothness(self, batch: Batch, logits: Tensor) -> Tensor:
         """L_vat on both streams, whose logits are given."""
         streams = batch.labelled, batch.unlabelled
-        images, valid = torch.cat([each.image for each in streams]), torch.cat([each.valid for each in streams])
+        images = torch.cat([each.image for each in streams])
+        valid = torch.cat([each.valid for each in streams])
         target = full_precision(logits).softmax(1)
         seeds = tuple(seed_of(seed, "direction") for each in streams for seed in each.seeds)
 
@@ -165,7 +166,7 @@ class SmoothnessClassSeparation(Method):
         with running_statistics_kept(self.network):
             direction = adversarial_direction(
                 lambda change: smoothness_dice(changed(change), target, valid),
-                normal(tuple(images.shape[1:]), seeds, images.device),
+                normal(tuple(images.shape[1:]), seeds, images.device) * valid.unsqueeze(1),
                 self.settings.xi,
             )
             disturbed = changed(self.radius * direction)
