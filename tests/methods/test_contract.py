@@ -22,6 +22,8 @@ FURTHER = {
     "transmedseg": {"graph": "clustering_and_alignment", "transferable_augmentation.mean_over": "classes"},
 }
 """Compositions, and settings that change what is computed."""
+SMALLER = {"cross_teaching": {"transformer_width": 12, "transformer_window": 4}}
+"""Settings that make networks besides the plan's as tiny as that is."""
 MOST_TELLING = (
     losses_are_finite_and_never_negative,
     gradient_reaches_every_trained_weight,
@@ -34,7 +36,7 @@ MOST_TELLING = (
 @lru_cache(maxsize=1)
 def candidate(name: str, further: bool = False) -> Candidate:
     """One at a time, so that its checks share a run."""
-    return Candidate(name, FURTHER[name] if further else {})
+    return Candidate(name, FURTHER[name] if further else SMALLER.get(name, {}))
 
 
 @pytest.mark.parametrize(
