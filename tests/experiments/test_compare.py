@@ -377,8 +377,8 @@ def test_too_few_patients_for_ranks_are_told(make_run, dice):
     runs = [make_run(name, dice[0][:5], method=name, cases=CASES[:5]) for name in ("a", "b", "c")]
     comparison = compare(runs)
     assert comparison.ranking is None
-    assert any("fewer than 6 patients" in note for note in comparison.notes)
-    assert compare(runs[:2]).notes == ()
+    assert any("fewer than 6 patients" in note for note in comparison.refused)
+    assert compare(runs[:2]).refused == ()
 
 
 def with_labels(run, scans):
@@ -406,6 +406,6 @@ def test_two_numbers_of_labels_are_refused_a_curve(make_run, dice):
     runs = [with_labels(make_run(f"run{n}", dice[n], labelled=n), n) for n in (1, 2)]
     comparison = compare(runs)
     assert comparison.curves == {}
-    assert any("no curve over labels for mean_teacher: 2 numbers" in note for note in comparison.notes)
+    assert any("no curve over labels for mean_teacher: 2 numbers" in note for note in comparison.refused)
     gone = make_run("gone", dice[3], labelled=8)
-    assert any("where a model folder is gone" in note for note in compare([*runs, gone]).notes)
+    assert any("where a model folder is gone" in note for note in compare([*runs, gone]).refused)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from semivox.cli import add_settings, count
-from semivox.cli.tables import in_terminal
+from semivox.cli.tables import print_table
 from semivox.cli.train import parse_labelled
 from semivox.errors import SettingError
 from semivox.experiments.shipped import protocol_names
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if outcome.comparison is not None:
         for table in result_tables(outcome.comparison):
-            console.print(in_terminal(table))
+            print_table(console, table)
         for remark in remarks(outcome.comparison):
             console.print(remark, markup=False)
         console.print(f"{outcome.out / 'results.md'}, results.json", markup=False, soft_wrap=True)

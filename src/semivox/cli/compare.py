@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from semivox.cli.tables import in_terminal
+from semivox.cli.tables import print_table
 
 EXAMPLE = """
   semivox compare runs/supervised8 runs/mt8
@@ -40,8 +40,8 @@ def run(arguments: Namespace) -> None:
     comparison = compare(arguments.runs, all_pairs=arguments.all_pairs)
     console = Console(highlight=False)
     for table in result_tables(comparison):
-        console.print(in_terminal(table))
-    for remark in remarks(comparison):
+        print_table(console, table)
+    for remark in (*remarks(comparison), *comparison.refused):
         console.print(remark, markup=False)
     for path in arguments.out:
         write_comparison(comparison, path)

@@ -107,6 +107,8 @@ class Comparison:
     """Of the groups, by mean Dice over classes; None for fewer than three, or too few patients."""
     curves: dict[str, LabelCurve] | None = None
     """Method → mean Dice over its number of labelled scans, where it was run with three numbers or more."""
+    refused: tuple[str, ...] = ()
+    """Why there is no ranking or curve where one may be looked for."""
 
 
 def compare(runs: Sequence[Path], *, all_pairs: bool = False) -> Comparison:
@@ -122,8 +124,9 @@ def compare(runs: Sequence[Path], *, all_pairs: bool = False) -> Comparison:
     protocols, notes = _protocols(groups)
     configurations = titles([dict(group.without(SELECTION)) for group in groups])
     pairs = combinations(groups, 2) if all_pairs else ((groups[0], other) for other in groups[1:])
-    ranking = _ranking(groups, notes)
-    curves = _curves(groups, notes)
+    refused: list[str] = []
+    ranking = _ranking(groups, refused)
+    curves = _curves(groups, refused)
     return Comparison(
         tuple(
             _summarise(group, configuration, classes, protocols)
@@ -134,6 +137,7 @@ def compare(runs: Sequence[Path], *, all_pairs: bool = False) -> Comparison:
         tuple(notes),
         ranking,
         curves,
+        tuple(refused),
     )
 
 
@@ -247,19 +251,19 @@ def _by_class(values: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     return {name: values[:, :, index] for index, name in enumerate(classes)} | {MEAN: mean_of_defined(values, axis=2)}
 
 
-def _ranking(groups: list[RunGroup], notes: list[str]) -> Ranking | None:
-    """Ranks by mean Dice over classes; says in `notes` where there are groups enough but not patients."""
+def _ranking(groups: list[RunGroup], refused: list[str]) -> Ranking | None:
+    """Ranks by mean Dice over classes; says in `refused` where there are groups enough but not patients."""
     if len(groups) < LEAST_METHODS:
         return None
     dice = mean_of_defined(_side_by_side(groups)[..., METRICS.index("dice")], axis=2)  # (group, case)
     ranking = rank_methods(dice.T, groups[0].of(_shared(groups)).patients)
     if ranking is None:
-        notes.append(f"no ranking: all runs share fewer than {LEAST_GROUPS} patients, too few for any rank test")
+        refused.append(f"no ranking: all runs share fewer than {LEAST_GROUPS} patients, too few for any rank test")
     return ranking
 
 
-def _curves(groups: list[RunGroup], notes: list[str]) -> dict[str, LabelCurve]:
-    """The curve of each method whose groups differ in labels alone; says in `notes` where there are too few."""
+def _curves(groups: list[RunGroup], refused: list[str]) -> dict[str, LabelCurve]:
+    """The curve of each method whose groups differ in labels alone; says in `refused` where there are too few."""
     methods: dict[tuple[tuple[str, str], ...], list[RunGroup]] = {}
     for group in groups:
         methods.setdefault(group.without(LABELLED), []).append(group)
@@ -275,7 +279,7 @@ def _curves(groups: list[RunGroup], notes: list[str]) -> dict[str, LabelCurve]:
             curves[name] = label_curve(labelled, dice, parts[0].patients)
         elif len(own) > 1:
             gone = "" if len(known) == len(own) else " (where a model folder is gone, its number is not known)"
-            notes.append(
+            refused.append(
                 f"no curve over labels for {name}: {len(set(labelled))} numbers of labelled scans{gone}, and through"
                 f" fewer than {LEAST_NUMBERS} any curve goes"
             )

@@ -60,7 +60,7 @@ def as_csv(comparison: Comparison) -> str:
 
 def as_latex(comparison: Comparison) -> str:
     """Every table, and what a reader should know of them as comments."""
-    told = [f"% {' '.join(remark.split())}" for remark in remarks(comparison)]
+    told = [f"% {' '.join(remark.split())}" for remark in (*remarks(comparison), *comparison.refused)]
     tables = [table.latex() for table in result_tables(comparison)]
     return "\n".join([r"% Made by `semivox compare`; wants \usepackage{booktabs}.", *told, "", *tables])
 

@@ -57,7 +57,7 @@ def comparison_page(comparison: Comparison) -> str:
             "summary": f"{len(runs)} runs in {len(groups)} rows: those that differ in their seed only are one. A row is"
             " scored on the cases that all of its runs have; differences are over the cases that both rows have.",
             "sections": [section for section in sections if section is not None],
-            "remarks": remarks(comparison),
+            "remarks": [*remarks(comparison), *comparison.refused],
             "runs": runs,
             "colours": {},
         },
