@@ -77,7 +77,8 @@ def last_of(run: Path, figure: str) -> float:
 
 
 def table(out: Path, seeds: range) -> list[str]:
-    heads = ("variant", "why", *(f"Dice, seed {seed}" for seed in seeds), "mean", "pseudo-labels that ψ alone gives")
+    several = ("mean",) if len(seeds) > 1 else ()
+    heads = ("variant", "why", *(f"Dice, seed {seed}" for seed in seeds), *several, "pseudo-labels that ψ alone gives")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for variant in VARIANTS:
         runs = [run_folder(out, variant, seed) for seed in seeds]
@@ -86,7 +87,7 @@ def table(out: Path, seeds: range) -> list[str]:
         dice = [target_dice(run) for run in runs]
         agreement = mean(last_of(run, "fusion/psi_agreement") for run in runs)
         settings = " ".join(f"`{setting}`" for setting in variant.settings) or variant.name
-        scores = " | ".join(f"{value:.3f}" for value in (*dice, mean(dice)))
+        scores = " | ".join(f"{value:.3f}" for value in (*dice, *(mean(dice) for _ in several)))
         lines.append(f"| {settings} | {variant.reason} | {scores} | {agreement:.0%} |")
     return lines
 
