@@ -14,7 +14,10 @@ from semivox.errors import DataError, SettingError
 
 @pytest.mark.parametrize(
     ("given_name", "mend"),
-    [("dicm", "did you mean 'dicom'"), ("zip?", "there are: btcv, dicom, h5, mmwhs, mnms, msd, pancreas_ct")],
+    [
+        ("dicm", "did you mean 'dicom'"),
+        ("zip?", "there are: acdc, bhsd, btcv, dicom, h5, mmwhs, mnms, msd, pancreas_ct"),
+    ],
 )
 def test_unknown_format_names_the_nearest(tmp_path, given_name, mend):
     with pytest.raises(SettingError, match=f"unknown format .*{mend}"):

@@ -10,6 +10,8 @@ EXAMPLE = """
   semivox convert /scans/study --from dicom --out data/study
   semivox convert Task05_Prostate --from msd --out data/prostate
   semivox convert UA-MT/data --from h5 --out data/la
+  semivox convert ACDC/database --from acdc --out data/acdc
+  semivox convert BHSD --from bhsd --out data/bhsd
   semivox convert RawData --from btcv --out data/synapse
   semivox convert MM-WHS --from mmwhs --crop published --out data/mmwhs
   semivox convert OpenDataset --from mnms --crop published --out data/mnms
@@ -25,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         dest="format",
         required=True,
         metavar="FORMAT",
-        help="dicom, msd, h5, btcv, mmwhs, mnms or pancreas_ct",
+        help="dicom, msd, h5, acdc, bhsd, btcv, mmwhs, mnms or pancreas_ct",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="new folder for the data set")
     parser.add_argument(

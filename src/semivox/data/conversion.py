@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from semivox.data import btcv, dicom, mmwhs, mnms, msd, pancreas_ct, research_h5
+from semivox.data import acdc, bhsd, btcv, dicom, mmwhs, mnms, msd, pancreas_ct, research_h5
 from semivox.data.case import Dataset
 from semivox.errors import SettingError, unknown
 from semivox.parallel import Progress
 
 FORMATS: dict[str, Callable[..., Dataset]] = {
+    "acdc": acdc.convert,
+    "bhsd": bhsd.convert,
     "btcv": btcv.convert,
     "dicom": dicom.convert,
     "h5": research_h5.convert,

@@ -76,9 +76,15 @@ def files_below(source: Path, pattern: str, what: str) -> list[Path]:
     """
     if not source.is_dir():
         raise FaultError(Fault("", source, "there is no such folder", f"name the folder that holds {what}"))
-    files = [file for file in source.rglob(pattern) if file.is_file() and not file.name.startswith(".")]
+    files = any_files_below(source, pattern)
     if not files:
         raise FaultError(Fault("", source, f"holds no {pattern}", f"name the folder that holds {what}"))
+    return files
+
+
+def any_files_below(source: Path, pattern: str) -> list[Path]:
+    """Files below `source` in natural order of their paths; there may be none."""
+    files = [file for file in source.rglob(pattern) if file.is_file() and not file.name.startswith(".")]
     return sorted(files, key=lambda file: natural_order(str(file)))
 
 

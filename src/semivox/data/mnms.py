@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from semivox.data.case import Dataset, Split
-from semivox.data.download import Arrays, Found, files_below, refuse_doubles, refuse_values, write_dataset
+from semivox.data.download import Arrays, Found, files_below, refuse_doubles, write_dataset
 from semivox.data.fault import Fault, FaultError
 from semivox.data.labels import LabelMap
 from semivox.data.names import safe_id
+from semivox.data.short_axis import NOTE, read_short_axis
 from semivox.data.volume import Grid
 from semivox.parallel import Progress
 
@@ -33,9 +33,6 @@ PARTS: dict[str, Split] = {"training": "train", "validation": "val", "testing": 
 
 COLUMNS = ("External code", "Vendor", "ED", "ES")
 
-NOTE = """Axes are those of the file, written as left, posterior, superior with the file's voxel sizes: the short axis
-lies oblique in the patient, and its slices must stay slices. Where the patient's left is was not kept.
-"""
 CUT = """Slices from the first labelled one to the one before the last labelled one were kept, as published: figures
 suppose somebody who finds the heart first. Scans without a label were kept whole.
 """
@@ -139,52 +136,16 @@ def _cases(source: Path, image: Path, table: Path, patients: Mapping[str, Patien
 
 def read_frame(case: Found, crop: bool) -> Arrays:
     """One frame of the patient's files. Raises FaultError where it is not there, or its label is empty."""
-    image, spacing_mm = _frame(case, case.image)
-    label = None
-    if case.label is not None:
-        label = _frame(case, case.label)[0]
-        if label.shape != image.shape:
-            what = f"has shape {label.shape}, the image {image.shape}"
-            raise FaultError(Fault(case.id, case.label, what, "copy both again from their source"))
-        label = _whole(case, label)
-        if not label.any():
-            what = f"label is empty at frame {case.frame}"
-            raise FaultError(Fault(case.id, case.label, what, "correct ED and ES in the table: frames count from 0"))
-        refuse_values(case, label, LABELS)
-        if crop:
-            hit = np.flatnonzero(label.any(axis=(0, 1)))
-            kept = slice(int(hit[0]), max(int(hit[-1]), int(hit[0]) + 1))
-            image, label = image[..., kept], label[..., kept]
-    affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
+    whole = read_short_axis(case, LABELS)
+    if whole.label is None:
+        return whole
+    if not whole.label.any():
+        what = f"label is empty at frame {case.frame}"
+        raise FaultError(Fault(case.id, case.label, what, "correct ED and ES in the table: frames count from 0"))
+    if not crop:
+        return whole
+    hit = np.flatnonzero(whole.label.any(axis=(0, 1)))
+    kept = slice(int(hit[0]), max(int(hit[-1]), int(hit[0]) + 1))
+    image = whole.image[..., kept]
     x, y, z = image.shape
-    return Arrays(image, label, Grid((x, y, z), affine))
-
-
-def _frame(case: Found, file: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Frame (x, y, slice) of a file of four axes, in the file's type where it is not scaled, and its voxel size."""
-    try:
-        opened: Any = nib.load(file)
-        shape = opened.shape
-        is_plain = (opened.dataobj.slope, opened.dataobj.inter) == (1.0, 0.0)
-        frame = None
-        if len(shape) == 4 and case.frame is not None and 0 <= case.frame < shape[3]:
-            frame = np.asarray(opened.dataobj[..., case.frame], dtype=None if is_plain else np.float32)
-        x, y, z = (float(size) for size in opened.header.get_zooms()[:3])
-    # nibabel raises errors of many kinds on damaged files; all of them mean that this file cannot be read.
-    except Exception as error:
-        what = f"cannot be read as NIfTI ({' '.join(str(error).split())[:160]})"
-        raise FaultError(Fault(case.id, file, what, "copy it again from its source")) from None
-    if frame is None:
-        what = f"has no frame {case.frame} (shape {' × '.join(map(str, shape))})"
-        raise FaultError(Fault(case.id, file, what, "correct ED and ES in the table: frames count from 0"))
-    if min(x, y, z) <= 0:
-        raise FaultError(Fault(case.id, file, "has a voxel size of 0", "copy it again from its source"))
-    return frame, (x, y, z)
-
-
-def _whole(case: Found, label: np.ndarray) -> np.ndarray:
-    whole = np.rint(label)
-    if not np.array_equal(whole, label) or whole.min() < 0 or whole.max() > 255:
-        what = "label holds other values than whole numbers from 0 to 255"
-        raise FaultError(Fault(case.id, case.label, what, "copy it again from its source"))
-    return whole.astype(np.uint8)
+    return Arrays(image, whole.label[..., kept], Grid((x, y, z), whole.grid.affine))
