@@ -15,7 +15,9 @@ import yaml
 
 from semivox.errors import DataError, RunError, SettingError
 from semivox.experiments import benchmark as module
-from semivox.experiments.benchmark import Grid, benchmark, make_grid, start
+from semivox.experiments.benchmark import Grid, benchmark, make_grid
+from semivox.experiments.engines import local
+from semivox.experiments.engines.task import BUSY, Ended, begin
 from semivox.experiments.train import train
 from semivox.training.config import Config
 from semivox.training.interruption import Interrupted
@@ -102,7 +104,8 @@ def stage(tmp_path, monkeypatch) -> Stage:
     script.write_text(ACTOR.format(python=sys.executable, stage=str(folder)))
     script.chmod(0o755)
     (folder / "metrics.json").write_text(json.dumps(METRICS))
-    monkeypatch.setattr(module.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(local.Local, "poll_s", 0.05)
     monkeypatch.setattr(module, "POLL_S", 0.05)
     monkeypatch.setattr(module, "STOP_S", 5.0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -184,7 +187,7 @@ def test_ablations_of_methods_that_have_none_are_refused(write_protocol):
 
 
 def test_cells_share_the_cores_and_no_more_run_at_once_than_asked_for(grid, stage, monkeypatch):
-    monkeypatch.setattr(module, "cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: 8)
     grid("mt", "cps", jobs=2)
     began, ended = ({name: at for name, _, at, _ in stage.calls(event)} for event in ("began", "ended"))
     for at in began.values():
@@ -277,17 +280,17 @@ def test_a_run_keeps_its_cell_when_the_benchmark_is_killed(stage, write_protocol
     grid = make_grid(write_protocol(), seeds=1, out=tmp_path / "out")
     stage.set(grid)
     stage.part(grid.cells[0].name, "hang")
-    job = start(grid, grid.cells[0], 1)
+    task = grid.task(grid.cells[0])
+    job = begin(task, 1)
     job.lock.close()  # as the end of this process would
-    assert start(grid, grid.cells[0], 1) is None
+    assert begin(task, 1) == Ended(BUSY)
     job.process.kill()
     job.process.wait()
     stage.part(grid.cells[0].name, "succeed")
-    again = start(grid, grid.cells[0], 1)
-    assert again is not None
+    again = begin(task, 1)
     assert again.process.wait() == 0
-    again.lock.close()
-    assert start(grid, grid.cells[0], 1) is None, "somebody else has finished it"
+    assert again.poll() == 0
+    assert begin(task, 1) == Ended(0), "somebody else has finished it"
 
 
 def test_cells_of_other_settings_are_refused_by_name(grid, write_protocol):

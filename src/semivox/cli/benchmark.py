@@ -5,7 +5,6 @@ exit code 1 where a run failed; the others are run all the same.
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from semivox.cli import add_settings, count
 from semivox.cli.tables import print_table
 from semivox.cli.train import parse_labelled
+from semivox.duration import seconds
 from semivox.errors import SettingError
 from semivox.experiments.shipped import protocol_names
 
@@ -21,10 +21,9 @@ EXAMPLE = """
   semivox benchmark hippocampus_cpu --data data --method mean_teacher cps --seeds 3
   semivox benchmark acdc_cpu --method mean_teacher --development --budget 2h -s mean_teacher.consistency_weight=1
   semivox benchmark acdc_sss_cpu --data data --method unimatch_v2 sss --ablations
+  semivox benchmark la --data data --method ua_mt bcp --engine slurm --engine-option partition=gpu time=8h
   semivox benchmark my_protocol.yaml --method path/to/file.py:Class --out runs/mine
 """
-
-UNITS_S = {"h": 3600, "m": 60, "s": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="ROOT", help="the folder that holds the data sets (default: $SEMIVOX_DATA)")
     add("--out", type=Path, metavar="DIR", help="folder of the runs (default: runs/PROTOCOL-LABELLED)")
     add("--labelled", action="append", metavar="N | DOMAIN=N", help="how few labels (default: as the protocol says)")
-    add("--jobs", type=count, metavar="N", help="runs at once, which share the cores (default: 2)")
+    add("--engine", metavar="NAME", help="what runs the cells: local, slurm or ray (default: local)")
+    add(
+        "--engine-option",
+        dest="engine_options",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="e.g. partition=gpu time=4h gpus=1",
+    )
+    add(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="runs at once; local ones share the cores (default: 2; of a cluster, all)",
+    )
     add("--budget", dest="budget_s", type=duration, metavar="T", help="stop after this time, e.g. 10m or 1h30m")
+    add("--device", help="auto, cpu, cuda or mps (default: auto)")
+    add("--precision", help="auto, 32, bf16 or fp16 (default: as the protocol says)")
     add("--development", action="store_true", help="leave the test cases alone: score development cases instead")
     add("--ablations", action="store_true", help="also run the methods without parts of theirs, as the protocol says")
     add_settings(parser, "METHOD.name=value for one method, or any field of config.yaml for all")
@@ -54,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     labelled = parse_labelled(given.pop("labelled", None))
     if labelled == "all":
         raise SettingError("--labelled all: labelled-only with all labels is run anyway; give how few the others have")
-    limits = {name: given.pop(name) for name in ("jobs", "budget_s") if name in given}
+    limits = {name: given.pop(name) for name in ("engine", "engine_options", "jobs", "budget_s") if name in given}
     grid = make_grid(given.pop("protocol"), given.pop("methods", ()), labelled=labelled, **given)
     try:
         outcome = benchmark(grid, **limits)
@@ -78,10 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def duration(text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1h30m."""
-    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if not text or parts is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a time; give it as 90s, 10m or 1h30m")
-    return float(
-        sum(int(number or 0) * seconds for number, seconds in zip(parts.groups(), UNITS_S.values(), strict=True))
-    )
+    """Seconds of a time, as argparse wants it."""
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

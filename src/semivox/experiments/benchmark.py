@@ -5,15 +5,12 @@
     OUT/.locks/CELL              held while somebody works on the cell, so that two benchmarks can share the work
     OUT/results.md, results.json
 
-Runs are separate processes, for torch's generators and threads are those of a whole process.
+Runs are separate processes, for torch's generators and threads are those of a whole process; an engine starts them,
+here or on a cluster.
 """
 
-import fcntl
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,30 +19,26 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import IO
 
 from semivox.atomic import atomic_write_text
-from semivox.errors import DataError, ResourceError, RunError, SettingError, unknown
+from semivox.errors import DataError, RunError, SettingError, unknown
 from semivox.experiments.compare import Comparison, compare
 from semivox.experiments.comparison_files import as_json
 from semivox.experiments.configure import ARGUMENTS, Budget, Request, given_plan, resolve
+from semivox.experiments.engines import make_engine
+from semivox.experiments.engines.task import BUSY, POLL_S, Engine, Job, Task, is_finished
 from semivox.experiments.protocol import Protocol, assigned_lists, check_data, read_protocol, whole_name
 from semivox.experiments.results import SELECTIONS, remarks, result_tables
 from semivox.experiments.train import count_of, short_name
 from semivox.methods import find_method, registered_name
-from semivox.parallel import cores
 from semivox.progress import progress, say
 from semivox.reporting.record import NOTHING, flatten, read_log, read_record
-from semivox.reporting.report import NAME as REPORT
 from semivox.training.config import Config, DataSettings
 from semivox.training.fit import read_data, training_data
 from semivox.training.interruption import STOP_S, Interrupted, sigterm_as_interrupt
 from semivox.training.run import RunFolder
 
 LABELLED_ONLY = "supervised"
-
-POLL_S = 0.5
-"""Seconds between two looks at the running cells."""
 
 PROTOCOL = "a protocol file of your own"
 
@@ -128,6 +121,9 @@ class Grid:
     """What `-s` sets: `METHOD.name=value`, or `name=value` of the config for all."""
     ablations: bool = False
     """Whether the protocol's ablations of the methods are run besides."""
+    device: str = "auto"
+    precision: str = "auto"
+    """Of cells that begin; those that go on keep theirs."""
     cells: tuple[Cell, ...] = field(init=False)
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
 
@@ -169,17 +165,31 @@ class Grid:
         ablations = self.protocol.entry(cell.method).ablations
         return (*(ablations[cell.ablation] if cell.ablation else ()), *given)
 
-    def arguments(self, cell: Cell) -> list[str]:
-        """What `semivox` is given to run a cell, or to go on with it."""
-        method = ["--method", cell.method]
-        if cell.run.config.exists():
-            return ["train", "--resume", str(cell.run.path), *(method if ".py:" in cell.method else ())]
-        words = ["train", *map(str, self.folders), "--protocol", self.protocol.reference, *method]
+    def task(self, cell: Cell) -> Task:
+        """What an engine is given to run a cell, or to go on with it."""
+        method = ("--method", cell.method)
+        first = ["train", *map(str, self.folders), "--protocol", self.protocol.reference, *method]
         for text in labelled_texts(cell.labelled):
-            words += ["--labelled", text]
-        words += ["--seed", str(cell.seed), *(["--development"] if self.development else ())]
+            first += ["--labelled", text]
+        first += ["--seed", str(cell.seed), *(["--development"] if self.development else ())]
+        first += self.machine
         settings = self.settings_of(cell)
-        return [*words, *(["-s", *settings] if settings else ()), "--out", str(cell.run.path)]
+        run = RunFolder(cell.run.path.resolve())
+        return Task(
+            name=cell.name,
+            folder=Path.cwd(),
+            run=run,
+            lock=cell.lock.resolve(),
+            log=cell.log.resolve(),
+            first=(*first, *(("-s", *settings) if settings else ()), "--out", str(run.path)),
+            again=("train", "--resume", str(run.path), *(method if ".py:" in cell.method else ())),
+        )
+
+    @property
+    def machine(self) -> list[str]:
+        """What `train` is told of the machine."""
+        given = (("--device", self.device), ("--precision", self.precision))
+        return [word for option in given if option[1] != "auto" for word in option]
 
     @property
     def command(self) -> str:
@@ -192,6 +202,7 @@ class Grid:
                 words += ["--labelled", text]
         words += ["--development"] if self.development else []
         words += ["--ablations"] if self.ablations else []
+        words += self.machine
         return shlex.join([*words, *(["-s", *self.settings] if self.settings else ())])
 
 
@@ -211,18 +222,26 @@ class Outcome:
     """Cells for which there was no time."""
 
 
-def benchmark(grid: Grid, *, jobs: int = 2, budget_s: float | None = None) -> Outcome:
+def benchmark(
+    grid: Grid,
+    *,
+    engine: str = "local",
+    engine_options: Sequence[str] = (),
+    jobs: int | None = None,
+    budget_s: float | None = None,
+) -> Outcome:
     """Runs what is not finished yet of a grid (see `make_grid`), and compares all that is.
 
-    jobs: cells at once, which share the cores. budget_s: seconds after which the running cells are stopped, to go on
-    next time.
+    engine: what runs the cells, "local", "slurm" or "ray", with engine_options `name=value` (see `engines`). jobs:
+    cells at once, which share the cores of this machine (default: 2), or wait in a cluster's queue (default: all).
+    budget_s: seconds after which the running cells are stopped, to go on next time.
 
     Raises SemivoxError subclasses for what a user can mend before anything runs, `Interrupted` after SIGINT or SIGTERM
     (the cells have saved). A cell that fails does not stop the others; `Outcome.failed` says why it did.
     """
     deadline = None if budget_s is None else time.monotonic() + budget_s
     check(grid)
-    failed, elsewhere = run_cells(grid, jobs, deadline)
+    failed, elsewhere = run_cells(grid, make_engine(engine, engine_options, jobs, grid.out), deadline)
     finished = tuple(cell for cell in grid.cells if cell.is_finished)
     elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
     left = tuple(cell for cell in grid.cells if cell not in {*finished, *failed, *elsewhere})
@@ -246,13 +265,16 @@ def make_grid(
     development: bool = False,
     settings: Sequence[str] = (),
     ablations: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Grid:
     """The cells that are asked for, of which nothing is checked or run yet.
 
     methods: run with few labels each; labelled-only is run besides, with few labels and with all. data: the folder in
     which the protocol's data sets lie. labelled: how many few are, where not as the protocol says. development: test
     cases take no part (see `train`). settings: `METHOD.name=value`, or `name=value` of the config for all. ablations:
-    also run what the protocol names of each method's.
+    also run what the protocol names of each method's. device, precision: as `train` has them; precision's default is
+    the protocol's.
 
     Raises SettingError where `ablations` are wanted and there are none.
     """
@@ -278,6 +300,8 @@ def make_grid(
         development=development,
         settings=tuple(settings),
         ablations=ablations,
+        device=device,
+        precision=precision,
     )
 
 
@@ -373,48 +397,44 @@ def difference_of(before: Config, wanted: Config) -> str | None:
 # Running ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    cell: Cell
-    process: subprocess.Popen
-    lock: IO[str]
-
-
-def run_cells(grid: Grid, jobs: int, deadline: float | None) -> tuple[dict[Cell, str], tuple[Cell, ...]]:
+def run_cells(grid: Grid, engine: Engine, deadline: float | None) -> tuple[dict[Cell, str], tuple[Cell, ...]]:
     """Runs what is not finished, until `deadline` (of the monotonic clock). Returns what failed, and what others do."""
     waiting = deque(cell for cell in grid.cells if not cell.is_finished)
     steps = {cell: grid.config(cell).training.iterations for cell in waiting}
     before = {cell: steps_done(cell, steps) for cell in waiting}
     failed: dict[Cell, str] = {}
     elsewhere: list[Cell] = []
-    running: list[_Job] = []
+    running: dict[Cell, Job] = {}
     with progress(f"{grid.protocol.name}, steps") as report, stopped_at_the_end(running):
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and (engine.at_once is None or len(running) < engine.at_once):
                 cell = waiting.popleft()
-                job = start(grid, cell, jobs)
-                if job is not None:
-                    running.append(job)
-                elif not cell.is_finished:
+                running[cell] = engine.submit(grid.task(cell))
+            for cell, job in list(running.items()):
+                code = job.poll()
+                if code is None:
+                    continue
+                del running[cell]
+                if code == BUSY:
                     elsewhere.append(cell)
                     say(f"{cell.title}: another process works on it")
-            time.sleep(POLL_S)
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                fault = end(job)
+                    continue
+                fault = fault_of(cell, code)
                 if fault is not None:
-                    failed[job.cell] = fault
-                say(f"{job.cell.title}: {fault or told(job.cell)} ({finished_of(grid)})")
+                    failed[cell] = fault
+                say(f"{cell.title}: {fault or told(cell)} ({finished_of(grid)})")
             counted = [cell for cell in before if cell not in failed and cell not in elsewhere]
             done = sum(steps_done(cell, steps) - before[cell] for cell in counted)
             report(done, sum(steps[cell] - before[cell] for cell in counted))
             if deadline is not None and time.monotonic() > deadline:
                 break
+            if running:
+                time.sleep(engine.poll_s)
     return failed, tuple(elsewhere)
 
 
 @contextmanager
-def stopped_at_the_end(running: list[_Job]) -> Iterator[None]:
+def stopped_at_the_end(running: Mapping[Cell, Job]) -> Iterator[None]:
     """Whatever still runs when the block ends is asked to save and stop, and waited for; so it is after Ctrl-C."""
     try:
         with sigterm_as_interrupt():
@@ -422,64 +442,23 @@ def stopped_at_the_end(running: list[_Job]) -> Iterator[None]:
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {GO_ON}") from None
     finally:
-        for job in running:
-            job.process.terminate()
-        for job in running:
-            try:
-                job.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
-            job.lock.close()
+        for job in running.values():
+            job.cancel()
+        deadline = time.monotonic() + STOP_S
+        for job in running.values():
+            while job.poll() is None:
+                if time.monotonic() > deadline:
+                    job.kill()
+                    break
+                time.sleep(POLL_S)
 
 
-def start(grid: Grid, cell: Cell, jobs: int) -> _Job | None:
-    """Starts a cell; None where another process has it, or has finished it in the meantime."""
-    try:
-        for path in (cell.lock, cell.log):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(cell.lock, "w")  # noqa: SIM115 - held as long as the cell runs
-    except OSError as error:
-        raise ResourceError(f"--out {grid.out}: cannot be written ({error.strerror}); give another folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+def fault_of(cell: Cell, code: int) -> str | None:
+    """Why a cell whose job ended with this exit code failed, None where it did not."""
+    if code == 0 and cell.is_finished:
         return None
-    if cell.is_finished:
-        lock.close()
-        return None
-    arguments = grid.arguments(cell)
-    threads = str(max(cores() // jobs, 1))
-    with open(cell.log, "a", encoding="utf-8") as log:
-        log.write(f"$ {shlex.join(['semivox', *arguments])}\n")
-        log.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "semivox", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": threads, **os.environ},
-            # Ctrl-C is for this process to pass on, once: a second signal would end a run before it has saved.
-            start_new_session=True,
-            # The run holds the lock too: should this process be killed, nobody else takes the cell while it goes on.
-            pass_fds=[lock.fileno()],
-        )
-    return _Job(cell, process, lock)
-
-
-def end(job: _Job) -> str | None:
-    """Lets go of a cell whose process has ended; returns why it failed, None where it did not."""
-    job.lock.close()
-    if job.process.returncode == 0 and job.cell.is_finished:
-        return None
-    lines = [line for line in job.cell.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f"failed: {lines[-1].removeprefix('semivox: ')} (see {job.cell.log})"
-
-
-def is_finished(run: RunFolder) -> bool:
-    """Whether a run is scored and reported: nothing of it is left to do."""
-    return run.metrics.exists() and (run.path / REPORT).exists()
+    lines = [line for line in cell.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"failed: {lines[-1].removeprefix('semivox: ')} (see {cell.log})"
 
 
 def steps_done(cell: Cell, steps: Mapping[Cell, int]) -> int:

@@ -51,7 +51,8 @@ class Checkpoints(lightning.Callback):
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)  # a second signal ends at once
+        if number == signal.SIGINT:  # a second Ctrl-C ends at once; clusters send SIGTERM to processes and to groups
+            signal.signal(number, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer, engine: Engine, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         ends = [span.end for span in engine.spans]
