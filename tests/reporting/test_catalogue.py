@@ -40,6 +40,12 @@ def test_a_method_is_explained_under_its_alias_too():
     assert describe_method("mt") == describe_method("mean_teacher")
 
 
+def test_a_network_beside_the_plans_is_told_of():
+    lines = describe_method("cross_teaching").splitlines()
+    assert any(line.startswith("networks: 2 trained") for line in lines)
+    assert "beside the plan's network: monai:SwinUNETR, one pass of each sample" in lines
+
+
 def test_cost_counts_a_pass_without_gradient_as_a_third():
     demand = Demand(views=Views(unlabelled_batches=2), labelled_forwards=1, unlabelled_forwards=2, teacher_forwards=3)
     assert demand.relative_cost == pytest.approx(1 + 2 * (2 + 1))

@@ -73,6 +73,7 @@ def needs(Kind: type[Method]) -> list[str]:
         f"{requires}",
         f"passes a step: {demand.labelled_forwards:g} of each labelled sample, {demand.unlabelled_forwards:g} of each"
         f" unlabelled one, {demand.teacher_forwards:g} without gradient",
+        *(f"beside the plan's network: {other.name}, one pass of each sample" for other in demand.companions),
         f"cost: {demand.relative_cost:.1f} times the arithmetic of a labelled-only step",
     ]
 
