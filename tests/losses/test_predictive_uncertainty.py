@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.losses.uncertainty import entropy_threshold, log_mean, predictive_entropy
+from semivox.losses.uncertainty import (
+    entropy_threshold,
+    log_mean,
+    prediction_variance,
+    predictive_entropy,
+    steadiness,
+)
 
 SPACES = [(3, 4), (2, 3, 2)]
 
@@ -65,3 +71,29 @@ def test_half_precision_is_computed_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         uncertainty = predictive_entropy(logits)
     assert torch.equal(uncertainty, predictive_entropy(logits.float()))
+
+
+def test_worked_values_of_variance_and_steadiness():
+    # One voxel of three predictions of two classes, 0.2, 0.4, 0.9 of the first: mean 0.5, variance 0.26 / 3.
+    said = torch.tensor([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]], dtype=torch.float64).view(3, 1, 2, 1, 1)
+    assert prediction_variance(said).item() == pytest.approx(0.086667, abs=1e-6)
+    assert steadiness(said).item() == pytest.approx(0.653333, abs=1e-6)
+    extremes = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 1, 2, 1, 1)
+    assert steadiness(extremes).item() == 0
+    assert steadiness(said[:1]).item() == 1
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_variance_agrees_with_a_loop_over_voxels(space):
+    said = passes(space).softmax(2)
+    found = prediction_variance(said).numpy()
+    for b, *voxel in itertools.product(*(range(n) for n in found.shape)):
+        values = said[(slice(None), b, slice(None), *voxel)].tolist()
+        means = [sum(one[k] for one in values) / len(values) for k in range(3)]
+        squares = [sum((one[k] - means[k]) ** 2 for one in values) / len(values) for k in range(3)]
+        assert found[(b, *voxel)] == pytest.approx(sum(squares) / 3)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_gradient_of_the_variance(space):
+    assert torch.autograd.gradcheck(steadiness, passes(space, count=3).softmax(2).requires_grad_())

@@ -22,7 +22,10 @@ FURTHER = {
     "transmedseg": {"graph": "clustering_and_alignment", "transferable_augmentation.mean_over": "classes"},
 }
 """Compositions, and settings that change what is computed."""
-SMALLER = {"cross_teaching": {"transformer_width": 12, "transformer_window": 4}}
+SMALLER = {
+    "cross_teaching": {"transformer_width": 12, "transformer_window": 4},
+    "sam_assisted": {"sam.size": "miniature", "clicks": 3},
+}
 """Settings that make networks besides the plan's as tiny as that is."""
 MOST_TELLING = (
     losses_are_finite_and_never_negative,

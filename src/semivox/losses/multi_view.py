@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from semivox.losses.reduction import full_precision
+from semivox.losses.uncertainty import prediction_variance
 
 
 def dropout_confidence(probabilities: Tensor, epsilon: float) -> Tensor:
-    """c = 1 / (var + ε) with var = mean over classes of the variance over N dropout passes: (N, B, K, *space) →
-    (B, *space).
+    """c = 1 / (var + ε), var the `prediction_variance` over N dropout passes: (N, B, K, *space) → (B, *space).
 
-    The variance is that of the N values themselves, divided by N. ε: what counts as no variance at all; it bounds c.
+    ε: what counts as no variance at all; it bounds c.
     """
-    return 1 / (full_precision(probabilities).var(0, unbiased=False).mean(1) + epsilon)
+    return 1 / (prediction_variance(probabilities) + epsilon)
 
 
 def fused_by_others(probabilities: Tensor, confidence: Tensor) -> Tensor:

@@ -22,6 +22,23 @@ def predictive_entropy(logits: Tensor) -> Tensor:
     return entropy(log_mean(full_precision(logits).log_softmax(2)))
 
 
+def prediction_variance(probabilities: Tensor) -> Tensor:
+    """Mean over classes of the variance over N predictions, from 0 to ¼: (N, B, K, *space) → (B, *space).
+
+    The variance is that of the N values themselves, divided by N.
+    """
+    return full_precision(probabilities).var(0, unbiased=False).mean(1)
+
+
+def steadiness(probabilities: Tensor) -> Tensor:
+    """1 - 4 · `prediction_variance`: 1 where N predictions are one, 0 where they go from one extreme to the other.
+
+    By which SemiSAM+ (Zhang et al., Medical Image Analysis 2025) weighs what a promptable model says from click to
+    click; that it falls with the variance is theirs, how it does is ours.
+    """
+    return 1 - 4 * prediction_variance(probabilities)
+
+
 def entropy_threshold(progress: float, classes: int) -> float:
     """H(t) = (0.75 + 0.25 exp(-5 (1 - t/t_max)²)) · U_max, U_max = ln C; `progress` is t/t_max.
 

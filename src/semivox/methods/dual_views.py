@@ -36,8 +36,8 @@ class DualViews(Method):
     multiplies one number with the mask, the critics' losses are cut off before they reach a critic, so that none ever
     learns, and each network passes three times a step; nothing of that is here, and no setting brings it back. BCE is
     written as KL(p_2 ‖ p_1), which has its gradient and is 0 at best; with K classes it is over all of them, and a
-    critic sees the K - 1 foreground maps. The critics have no batch norm, see `networks.voxel_critic`. The script crops only;
-    here views are weak as everywhere. What predicts is the mean of moving averages of both networks.
+    critic sees the K - 1 foreground maps. The critics have no batch norm, see `networks.voxel_critic`. The script crops
+    only; here views are weak as everywhere. What predicts is the mean of moving averages of both networks.
     """
 
     class Settings(MethodSettings):

@@ -4,14 +4,14 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from semivox.losses.consistency import softmax_mse
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
 from semivox.planning.demand import Demand, Views
-from semivox.sampling.batch import Batch
+from semivox.sampling.batch import Batch, Stream
 
 
 class MeanTeacher(Method):
@@ -64,7 +64,12 @@ class MeanTeacher(Method):
         return {
             "supervised": self.problem.supervised_loss(supervised, labelled),
             "consistency": weight * softmax_mse(student, teacher, batch.unlabelled.valid),
+            **self.further_terms(student, batch.unlabelled, clock),
         }
+
+    def further_terms(self, student: Tensor, stream: Stream, clock: Clock) -> Terms:
+        """What else the student learns on the unlabelled `stream`, of its logits there; for methods built on this."""
+        return {}
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.teacher if self.settings.evaluate == "teacher" else self.student,)
