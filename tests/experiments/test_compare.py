@@ -105,6 +105,14 @@ def test_other_settings_are_another_group_and_name_it(make_run, dice):
     assert names == ["mean_teacher, 4 labelled", "mean_teacher, 2 labelled"]
 
 
+def test_a_row_made_with_oracle_prompts_says_so(make_run, dice):
+    runs = [make_run("own", dice), make_run("oracle", dice)]
+    metrics = json.loads((runs[1] / "metrics.json").read_text())
+    (runs[1] / "metrics.json").write_text(json.dumps(metrics | {"model": {"prompts": "oracle"}}))
+    assert [group.name for group in compare(runs).groups] == ["mean_teacher", "mean_teacher, oracle prompts"]
+    assert [group.name for group in compare(runs[1:]).groups] == ["mean_teacher, oracle prompts"]
+
+
 def test_pairs_compare_the_mean_over_seeds_case_by_case(make_run, dice):
     first = [make_run(f"supervised{seed}", dice[seed], method="supervised", seed=seed) for seed in range(2)]
     better = np.clip(dice[:2] + 0.05, 0, 1)

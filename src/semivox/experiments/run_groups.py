@@ -30,6 +30,10 @@ LABELLED = ("data.labelled", "data.lists")
 """Settings that say which training cases keep their label."""
 
 
+PROMPTS = "prompts"
+"""Stands among settings for what prompted the model where it did not find its prompts itself."""
+
+
 @dataclass(frozen=True, eq=False)
 class RunGroup:
     """Runs that differ in their seed only, and their scores over the cases that all of them have."""
@@ -107,7 +111,8 @@ def group_runs(runs: Sequence[Path]) -> tuple[list[RunGroup], list[str], str]:
     for record, config in zip(records, _whole_configs(records), strict=True):
         # What is none says nothing: a run of an older version lacks the setting.
         told = ((key, value) for key, value in flatten(config) if key not in BESIDE and value != NOTHING)
-        grouped.setdefault(tuple(told), []).append(record)
+        prompts = ((PROMPTS, found) for found in [prompts_of(record)] if found)
+        grouped.setdefault((*told, *prompts), []).append(record)
     for members in grouped.values():
         _check_seeds(members)
     names = titles([dict(settings) for settings in grouped])
@@ -129,8 +134,14 @@ def titles(settings: Sequence[dict[str, str]]) -> list[str]:
     for own, title in zip(settings, titles, strict=True):
         rivals = [other for other, name in zip(settings, titles, strict=True) if name == title]
         keys = [key for key in own if any(other.get(key) != own[key] for other in rivals)]
-        told.append(", ".join([title, *(f"{key.removeprefix('method.settings.')}={own[key]}" for key in keys)]))
+        parts = [title, *(f"{key.removeprefix('method.settings.')}={own[key]}" for key in keys if key != PROMPTS)]
+        told.append(", ".join([*parts, *([f"{own[PROMPTS]} prompts"] if PROMPTS in own else [])]))
     return told
+
+
+def prompts_of(record: Record) -> str:
+    """What prompted the model, as prediction.json said; empty where it found its prompts itself."""
+    return (record.metrics or {}).get("model", {}).get("prompts", "")
 
 
 def _common(records: list[Record]) -> tuple[list[str], str]:
