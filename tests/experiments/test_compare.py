@@ -106,7 +106,7 @@ def test_other_settings_are_another_group_and_name_it(make_run, dice):
 
 
 def test_a_row_made_with_oracle_prompts_says_so(make_run, dice):
-    runs = [make_run("own", dice), make_run("oracle", dice)]
+    runs = [make_run("own", dice[0]), make_run("oracle", dice[0])]
     metrics = json.loads((runs[1] / "metrics.json").read_text())
     (runs[1] / "metrics.json").write_text(json.dumps(metrics | {"model": {"prompts": "oracle"}}))
     assert [group.name for group in compare(runs).groups] == ["mean_teacher", "mean_teacher, oracle prompts"]

@@ -133,6 +133,15 @@ def test_a_gain_that_may_be_chance_is_said_to_be(page) -> None:
     assert "it may be chance" in found.text
 
 
+def test_scores_of_oracle_prompts_say_so(make_run) -> None:
+    run = make_run()
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    own = write_report(run.folder).read_text()
+    (run.folder / "metrics.json").write_text(json.dumps(metrics | {"model": {"prompts": "oracle"}}))
+    assert "oracle prompts" in write_report(run.folder).read_text()
+    assert "oracle prompts" not in own
+
+
 def test_without_a_labelled_only_run_nothing_is_claimed(page) -> None:
     found = page()
     assert "Nothing here shows that the unlabelled scans helped." in found.text

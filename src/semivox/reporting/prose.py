@@ -123,6 +123,11 @@ def notes(record: Record, dataset: Dataset | None) -> list[str]:
             "Each test case was predicted for its own task, as published: what a class of another task would have taken"
             " from it does not show in the scores, only in the pictures of every class."
         )
+    if record.metrics.get("model", {}).get("prompts"):
+        found.append(
+            "The model was prompted by boxes of the reference labels (oracle prompts): an upper bound, not what it"
+            " reaches by itself."
+        )
     if record.metrics["unit"] == "voxel":
         found.append("Distances are in voxels and cannot be compared with distances in millimetres.")
     if config["training"]["selection"] == "last":
