@@ -258,6 +258,14 @@ def test_a_row_keeps_the_labels_that_are_published_for_it(write_protocol, tmp_pa
         check_data(read_protocol(lacking), [folder], rows[0])
 
 
+def test_lists_may_take_in_what_comes_without_a_label_but_nobody_who_is_tested(write_protocol, tmp_path):
+    folder = tmp_path / "data" / "phantom"
+    lists = {"train": ["phantom_004"], "test": ["phantom_003", "phantom_007"], "unlabelled": True}
+    found = lists_of(write_protocol(assigned(1, [1], **lists)), folder, 1)
+    assert found.train == ("phantom_004", "phantom_005")
+    assert found.test == ("phantom_003", "phantom_007")
+
+
 def test_a_benchmark_runs_its_cells_with_the_lists(write_protocol, tmp_path):
     file = write_protocol(
         assigned(ADAPTATION, train=["phantom_002", "phantom_000", "phantom_003"], test=["phantom_007"])
@@ -305,6 +313,7 @@ def test_the_labelled_ones_of_each_task_are_checked_against_the_list(write_proto
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (listed({"unlabelled": True}), "lists.phantom.unlabelled needs splits: assigned; add it"),
         (
             assigned(1, [1], labelled=[["a"], ["b"]]),
             "lists.phantom.labelled has 2 entries for 1 rows; give one for each",

@@ -32,6 +32,7 @@ NOT_HERE = {
     *("sassnet", "ss_net", "sdcl", "ps_mt", "caussl", "cross_teaching"),
     *("dst", "depl", "adsh", "crest", "simis", "basak", "cld", "dhc"),
     *("pnp_adanet", "adaoutput", "cyclegan", "cycada", "sifa", "dsfn", "dsan", "lmisa_3d"),
+    "previous_best",
     *("nnunet", "sdnet_aug", "lddg", "saml", "dgnet", "vmfnet"),
 }
 """Methods of the published tables that this version does not have."""
@@ -109,6 +110,7 @@ def test_the_first_figures_are_those_of_the_papers():
     [
         ("la", 80, 0, 20),
         ("acdc", 70, 10, 20),
+        ("bhsd", 85, 10, 96),
         ("synapse", 20, 4, 6),
         ("mmwhs_ct_to_mr", 29, 3, 4),
         ("mmwhs_mr_to_ct", 29, 3, 4),
@@ -232,6 +234,46 @@ def test_a_modality_is_adapted_to_another_without_its_labels(name, source, targe
     assert (setting.names, setting.sources, setting.targets) == (("UDA",), (source,), (target,))
 
 
+def test_acdcs_lists_take_the_challenges_training_patients_in_the_published_order_and_none_of_its_testing_ones():
+    cases = [
+        Case(f"{patient}_frame{frame}", (Path("i"),), Path("l"), group=patient, split=split)
+        for numbers, split in ((range(1, 101), "train"), (range(101, 151), "test"))
+        for patient in (f"patient{number:03d}" for number in numbers)
+        for frame in ("01", "12")
+    ]
+    protocol, whole = read_protocol("acdc"), whole_download("acdc", cases)
+    seen = assign(whole, case_lists(protocol, "acdc", whole, 3)).hide_labels(3)
+    assert [case.patient for case in seen.labelled()[::2]] == ["patient099", "patient038", "patient050"]
+    assert [len(seen.split(split)) for split in ("train", "val", "test")] == [140, 20, 40]
+    assert {case.patient for case in seen} == {f"patient{number:03d}" for number in range(1, 101)}
+
+
+def test_bhsd_has_86_labelled_scans_and_those_without_labels_of_nobody_who_is_tested():
+    protocol = read_protocol("bhsd")
+    lists = protocol.data.lists["bhsd"]
+    patients = sorted((*lists.train, "ID_2db7ee14", *lists.val, *lists.test))
+    cases = [
+        Case(f"{patient}_ID_{index:010d}", (Path("i"),), Path("l"), group=patient)
+        for index, patient in enumerate(patients)
+    ]
+    assert len(cases) == 192
+    others = ("ID_00000000", "ID_00000000", lists.train[3], lists.test[0], lists.val[0])
+    cases += [
+        Case(f"{patient}_ID_f{index:09d}", (Path("i"),), None, group=patient) for index, patient in enumerate(others)
+    ]
+    whole = whole_download("bhsd", cases)
+    seen = assign(whole, case_lists(protocol, "bhsd", whole, protocol.data.labelled)).hide_labels(85)
+    assert check_lists(protocol, "bhsd", seen, 85) is None
+    assert len(seen.labelled()) == 86
+    assert sorted(case.patient for case in seen.unlabelled()) == ["ID_00000000", "ID_00000000", lists.train[3]]
+    scored = [[case for case in seen.split(split) if case.label is not None] for split in ("val", "test")]
+    assert [len(cases) for cases in scored] == [10, 96]
+    assert recognise(seen).names == ("SSL",)
+    assert list(lists.train + lists.val) == sorted(lists.train + lists.val), (
+        "the last of the training list are held out"
+    )
+
+
 def test_the_synapse_plan_has_45_windows_and_the_mmwhs_plan_20_and_the_mnms_plan_4():
     for name, number in (("synapse", 45), ("mmwhs_ct_to_mr", 20), ("mnms_to_d", 4)):
         protocol = read_protocol(name)
@@ -246,7 +288,7 @@ def test_the_row_with_a_copy_error_is_left_out_and_no_other():
     assert {row.method for row in read_protocol("mmwhs_mr_to_ct").published.figures} - methods == {"pnp_adanet", "dsfn"}
 
 
-@pytest.mark.parametrize("name", ["synapse", "mmwhs_ct_to_mr", "mmwhs_mr_to_ct", *OF_ROWS, "versemi"])
+@pytest.mark.parametrize("name", ["synapse", "mmwhs_ct_to_mr", "mmwhs_mr_to_ct", *OF_ROWS, "versemi", "bhsd"])
 def test_a_protocol_of_a_download_names_it_with_the_command_that_converts_it(name):
     data = read_protocol(name).data
     assert tuple(data.download) == data.folders

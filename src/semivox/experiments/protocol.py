@@ -60,6 +60,9 @@ class Lists(CaseLists):
 
     domains: dict[Split, tuple[str, ...]] = {}
     """Split → domains of which every case that comes with a label is in it, after the ones it names."""
+    unlabelled: bool = False
+    """Whether cases that come without a label are training cases too, after the ones named; not those of patients who
+    are validated or tested on."""
     groups: dict[str, int] = {}
     """Domain → how many groups with a label the published set has of it."""
     labelled: tuple[tuple[str, ...], ...] = ()
@@ -102,7 +105,7 @@ class ProtocolData(Part):
                     f"lists.{folder}.labelled has {len(lists.labelled)} entries for {len(self.rows)} rows;"
                     " give one for each"
                 )
-            for name in ("domains", "tasks"):
+            for name in ("domains", "tasks", "unlabelled"):
                 if getattr(lists, name) and self.splits == "checked":
                     raise ValueError(f"lists.{folder}.{name} needs splits: assigned; add it")
         if self.splits == "assigned" and set(self.lists) != set(self.folders):
@@ -405,8 +408,8 @@ def assigned_lists(
 
 
 def case_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int | dict[str, int] | None) -> CaseLists:
-    """The lists of a folder, its domains written out as the patients of `dataset`; those that keep their label are the
-    first of the training list."""
+    """The lists of a folder, its domains and what comes without a label written out as the patients of `dataset`; those
+    that keep their label are the first of the training list."""
     data = protocol.data
     lists = data.lists[folder]
     named: dict[Split, list[str]] = {
@@ -416,6 +419,10 @@ def case_lists(protocol: Protocol, folder: str, dataset: Dataset, labelled: int 
     }
     for split, domains in lists.domains.items():
         named[split] += [case.patient for case in dataset if case.domain in domains and case.label is not None]
+    if lists.unlabelled:
+        held_out = {*named["val"], *named["test"]}
+        without = (case for case in dataset if case.label is None)
+        named["train"] += [case.patient for case in without if not _names(case) & held_out]
     return CaseLists(tasks=lists.tasks, **{split: tuple(dict.fromkeys(names)) for split, names in named.items()})
 
 
