@@ -35,7 +35,7 @@ def test_the_terms_equal_a_slow_version(dimensions):
         axes = (0, *range(2, own.ndim))
         overlap, p2, q2 = ((a * b * valid).sum(axes) for a, b in ((own, label), (own, own), (label, label)))
         expected = 0.7 * np.mean(1 - (2 * overlap + 1e-5) / (p2 + q2 + 1e-5))
-        assert float(terms[f"co_training_{view + 1}"]) == pytest.approx(expected, rel=1e-4)
+        assert terms[f"co_training_{view + 1}"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_surer_view_has_the_greater_say_and_none_has_one_in_its_own_label():

@@ -1,6 +1,7 @@
 """Uncertainty-aware multi-view co-training (UMCT)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -87,8 +88,10 @@ class MultiViewCoTraining(Method):
 
     def optimisers(self) -> Sequence[Optimiser]:
         rate = self.settings.co_training_rate
-        schedule = None if rate is None else "constant"
-        return Optimiser(ALONE, (self.networks,)), Optimiser(TOGETHER, (self.networks,), None, rate, schedule)
+        together = Optimiser(TOGETHER, (self.networks,))
+        if rate is not None:
+            together = replace(together, learning_rate=rate, schedule="constant")
+        return Optimiser(ALONE, (self.networks,)), together
 
     def stages(self) -> Sequence[Stage]:
         share = self.settings.alone_share
