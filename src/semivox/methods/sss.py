@@ -1,29 +1,35 @@
 """SSS: SAM-2 with prompts that it finds by itself."""
 
 from collections import deque
-from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from semivox.inference.prompts import BoxStack, PromptRules, bounds, box_maps, find_prompts, tight_boxes
 from semivox.inference.windows import Windows
+from semivox.losses.predicted_iou import predicted_iou_error
 from semivox.losses.pseudo_label import confident_cross_entropy, confident_dice, confident_label
 from semivox.losses.reduction import full_precision
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Terms
 from semivox.methods.problem import Problem
+from semivox.methods.remembering import Recollection, of_all_processes
 from semivox.methods.unimatch import occasional_boxes
 from semivox.networks.feature_enhancement import enhance
+from semivox.networks.memory_bank import MemoryBank
 from semivox.networks.network import Network
-from semivox.networks.sam2_prompts import Prompts, class_logits
+from semivox.networks.sam2_architecture import MEMORY_WIDTH, map_size
+from semivox.networks.sam2_memory import answer
+from semivox.networks.sam2_prompts import Prompter, Prompts, class_logits
 from semivox.planning.demand import Demand, Views
 from semivox.progress import say
 from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.draws import generator
+from semivox.sampling.features import complementary_dropout
 from semivox.sampling.intensity import Shares
 from semivox.sampling.mixing import cutmix, partners
 
@@ -50,7 +56,15 @@ class SSS(Method):
     Only abstract, project page and pipeline figure could be read, and no code is published. The figure gives the order
     of all this, window length 3 and the feature enhancement's place; the formulas, numbers and the semantic head are
     ours, as are an average in place of what the figure calls frozen, and the losses, UniMatch V2's with Dice. Our
-    figures are no reproduction of the paper's. The memory of Medical SAM 2, which the figure draws, is left out.
+    figures are no reproduction of the paper's.
+
+    With `memory`, what the figure draws behind the prompts: a bank of up to 16 memories that sorts itself, as in
+    Medical SAM 2 (Zhu et al., 2024). Each slice draws T of them, with replacement, by the softmax of their likeness to
+    it, and attends to them before its boxes are answered. The labelled slices of a step come first, then the teacher's
+    weak views, then the strong ones; the first two leave a memory of each slice with a box: of its features, of the
+    foreground that was found, and of the mean IoU that SAM-2 predicts for its masks, which is then trained as well
+    (squared error). Student and teacher have one bank, which is saved with the run. To predict, each volume begins with
+    an empty one, and slice after slice reads what those before it left. All this is ours but the rules of the bank.
 
     A clip without any box is labelled, and learnt, by the semantic head, so that training begins. CutMix moves the
     clean masks with the image; boxes are then drawn tightly around what came of them. A labelled slice is prompted by
@@ -93,8 +107,23 @@ class SSS(Method):
         """Probability with which a clip's strong view gets a box of its neighbour."""
         box_share: Shares = (0.02, 0.4)
         """Bounds of a CutMix box's share of the patch."""
+        complementary_dropout: bool = False
+        """Whether the two strong views see complementary halves of the encoder's channels, the same at all scales, in
+        half of the clips (UniMatch V2)."""
+        memory: bool = False
+        """Whether slices remember others by a self-sorting bank (Medical SAM 2)."""
+        score_weight: float = Field(1.0, ge=0)
+        """With memory: weight of the predicted IoU's squared error."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the teacher; 0.996 in UniMatch V2."""
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            if self.complementary_dropout and self.strong_views != 2:
+                raise ValueError("complementary_dropout needs two strong views; set strong_views=2")
+            if self.memory and not self.prompts:
+                raise ValueError("memory is of prompted masks, there are none; set prompts=true or memory=false")
+            return self
 
     settings: Settings
     requires = frozenset({"features", "maps", "head", "prompter"})
@@ -118,8 +147,11 @@ class SSS(Method):
         self.student = problem.network()
         self.teacher = problem.average(self.student, decay)
         if self.settings.prompts:
-            self.prompter = self.student.new_prompter(problem.classes - 1)
+            memory = self.settings.memory
+            self.prompter = self.student.new_prompter(problem.classes - 1, score=memory, memory=memory)
             self.prompter_average = problem.average(self.prompter, decay)
+            if memory:
+                self.bank = MemoryBank(MEMORY_WIDTH, self.student.feature_channels[-1], map_size(problem.plan.patch))
         self.kept: dict[str, Tensor] = {}
         self.found = torch.zeros(problem.classes - 1)
         self.steps_without_prompt = 0
@@ -129,6 +161,14 @@ class SSS(Method):
     def _averaged(self) -> Network:
         """The network of the teacher, whose parts are called one by one."""
         return cast(Network, self.teacher.module)
+
+    @property
+    def _prompter(self) -> Prompter:
+        return cast(Prompter, self.prompter)
+
+    @property
+    def _averaged_prompter(self) -> Prompter:
+        return cast(Prompter, self.prompter_average.module)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         terms = self._labelled_terms(batch.labelled)
@@ -141,9 +181,38 @@ class SSS(Method):
         rough = semantic_logits(self.student, features)
         terms = {"supervised_head": self.settings.head_weight * self.problem.supervised_loss(rough, stream)}
         if self.settings.prompts:
-            masks, _ = self.prompter(features, self._labelled_prompts(stream, rough))
+            prompts = self._labelled_prompts(stream, rough)
+            masks, scores = self._answer(self._prompter, features, prompts, stream, "labelled", remembers=True)
             terms["supervised"] = self.problem.supervised_loss(class_logits(masks), stream) / 2
+            if self.settings.memory:
+                assert stream.label is not None
+                error = predicted_iou_error(scores, masks, stream.label, stream.known[:, 1:] & prompts.valid)
+                terms["supervised_score"] = self.settings.score_weight * error
         return terms
+
+    def _answer(
+        self,
+        prompter: Prompter,
+        features: Features,
+        prompts: Prompts,
+        stream: Stream,
+        name: str,
+        remembers: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and predicted IoU, with what memory there is; `remembers`: what was answered is then put into the bank.
+        `name` tells the draws of different views apart."""
+        if not self.settings.memory:
+            return prompter(features, prompts)
+        memories = self.bank.read()
+        numbers = [
+            generator(seed, "memories", name, row % self.settings.slices).random(self.settings.slices)
+            for row, seed in enumerate(stream.seeds)
+        ]
+        drawn = torch.from_numpy(np.stack(numbers)).to(features[-1].device)
+        masks, scores, found, present = answer(prompter, features, prompts, stream.valid, memories, drawn)
+        if remembers:
+            self.bank.keep(memories.after(of_all_processes(found, present)))
+        return masks, scores
 
     def _labelled_prompts(self, stream: Stream, rough: Tensor) -> Prompts:
         """By chance for each slice, the shifted boxes of its label or those that the semantic head finds."""
@@ -171,13 +240,20 @@ class SSS(Method):
         neighbour = partners(len(stream), settings.slices, pseudo.device)
         weight = settings.unlabelled_weight * clock.ramp(settings.ramp_share) / 2 / settings.strong_views
         terms: Terms = {}
-        for draw, view in enumerate(stream.views[1:]):
-            cut = occasional_boxes(stream, settings.cutmix_probability, settings.box_share, draw)
-            features = self.student.encode(cutmix(view, neighbour, cut))
+        cuts = [
+            occasional_boxes(stream, settings.cutmix_probability, settings.box_share, draw)
+            for draw in range(settings.strong_views)
+        ]
+        views = [
+            self.student.encode(cutmix(view, neighbour, cut)) for view, cut in zip(stream.views[1:], cuts, strict=True)
+        ]
+        if settings.complementary_dropout:
+            views = halved(views, stream.seeds)
+        for draw, (features, cut) in enumerate(zip(views, cuts, strict=True)):
             logits = semantic_logits(self.student, features)
             if settings.prompts:
                 asked = cutmixed(prompts[draw], neighbour, cut, settings.rules.margin)
-                masks, _ = self.prompter(features, asked)
+                masks, _ = self._answer(self._prompter, features, asked, stream, f"strong {draw}")
                 logits = torch.where(in_clips_with(asked.valid, stream.clip), class_logits(masks), logits)
             label, kept, valid = (cutmix(each, neighbour, cut) for each in maps)
             if draw == 0:
@@ -205,7 +281,8 @@ class SSS(Method):
         if not settings.prompts:
             return rough[0], []
         weak, *strong = (self._find(own, stream.valid, stream.clip) for own in rough)
-        masks, _ = self.prompter_average.module(features[0], Prompts(weak.valid, boxes=weak.boxes))
+        asked = Prompts(weak.valid, boxes=weak.boxes)
+        masks, _ = self._answer(self._averaged_prompter, features[0], asked, stream, "weak", remembers=True)
         prompted = in_clips_with(weak.valid, stream.clip)
         fine = class_logits(masks).softmax(1)
         self.kept["mask_decoder"] = share_kept(fine, stream.valid & prompted[:, 0], settings.threshold)
@@ -236,7 +313,7 @@ class SSS(Method):
         everywhere = torch.ones_like(rough[:, 0], dtype=torch.bool)
         alone = torch.arange(len(image), device=image.device)
         found = self._find(rough, everywhere, alone)
-        fine = self._masks(features, Prompts(found.valid, boxes=found.boxes))
+        fine = class_logits(self._new_decoder()(features, Prompts(found.valid, boxes=found.boxes))).softmax(1)
         return torch.where(in_clips_with(found.valid, alone), fine, rough)
 
     def predict_volume(self, volume: Tensor, windows: Windows, task: str) -> Tensor:
@@ -260,7 +337,7 @@ class SSS(Method):
 
     def _prompted(self, volume: Tensor, windows: Windows, boxes: BoxStack | None) -> Tensor:
         """The mask decoder's answers to `boxes` of each slice, or to those that the semantic head finds."""
-        network, channels = self._averaged, len(volume)
+        network, decoder, channels = self._averaged, self._new_decoder(), len(volume)
         kept: deque[Features] = deque()
         bytes_kept = 0
 
@@ -277,7 +354,7 @@ class SSS(Method):
             boxes, valid = bounds(maps > 0)
             # Windows come in the same order again.
             features = kept.popleft() if kept else network.encode(image)
-            return self._masks(features, Prompts(valid, boxes=boxes))
+            return class_logits(decoder(features, Prompts(valid, boxes=boxes))).softmax(1)
 
         first = windows.run(rough, volume)
         slices = full_precision(first.movedim(windows.slice_axis + 1, 0))
@@ -288,10 +365,13 @@ class SSS(Method):
         maps = box_maps(boxes, slices.shape[2:]).movedim(0, windows.slice_axis + 1)
         return windows.run(fine, torch.cat([volume, maps.to(volume)]))
 
-    def _masks(self, features: Features, prompts: Prompts) -> Tensor:
-        """The mask decoder's probabilities (B, K + 1, H, W)."""
-        masks, _ = self.prompter_average.module(features, prompts)
-        return class_logits(masks).softmax(1)
+    def _new_decoder(self) -> Callable[[Features, Prompts], Tensor]:
+        """Features and prompts of slices → mask logits (B, K, H, W); with memory the slices come in order, and each
+        remembers those before it."""
+        prompter = self._averaged_prompter
+        if self.settings.memory:
+            return Recollection(prompter, self.settings.slices)
+        return lambda features, prompts: prompter(features, prompts)[0]
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.teacher, self.prompter_average) if self.settings.prompts else (self.teacher,)
@@ -323,6 +403,14 @@ def enhanced(views: Sequence[Features], strength: float, residual: Literal["diff
     mean = [torch.stack([one for one, _ in level]).mean(0) for level in zip(*pairs, strict=True)]
     own = [[view[0], *(other for _, other in levels)] for view, levels in zip(strong, pairs, strict=True)]
     return [[weak[0], *mean], *own]
+
+
+def halved(views: Sequence[Features], seeds: Sequence[int]) -> list[Features]:
+    """Features of two strong views with complementary halves of their channels; the first feature, the image, is kept.
+    All scales have equally many channels, and the same halves."""
+    first, second = views
+    pairs = [complementary_dropout(*levels, seeds) for levels in zip(first[1:], second[1:], strict=True)]
+    return [[first[0], *(one for one, _ in pairs)], [second[0], *(other for _, other in pairs)]]
 
 
 def shifted(boxes: Tensor, shift: Tensor, size: Sequence[int]) -> Tensor:

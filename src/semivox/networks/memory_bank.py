@@ -1,10 +1,13 @@
 """The self-sorting memory bank of Medical SAM 2 (Zhu et al., 2024): which memories are read, and which are kept.
 
-Pure functions; a bank is N elements in order, each a memory feature, a predicted IoU and an image embedding.
+A bank is N elements in order, each a memory feature, a predicted IoU and an image embedding.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 CAPACITY = 16
@@ -36,3 +39,76 @@ def replaced(stored: Tensor, scores: Tensor, new: Tensor, score: float, margin: 
     to_a[a] = -torch.inf
     b = int(to_a.argmax())
     return b if to_new[a] < to_a[b] and score > scores[b] - margin else None
+
+
+@dataclass(frozen=True)
+class Memories:
+    """N elements, the eldest first: float32, without gradient."""
+
+    features: Tensor
+    """(N, 64, h, w)."""
+    embeddings: Tensor
+    """(N, C, h, w): the image's stride-16 map after memory attention."""
+    scores: Tensor
+    """(N,): u, the predicted IoU of the mask."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, chosen: Tensor | slice | Sequence[int]) -> "Memories":
+        return Memories(self.features[chosen], self.embeddings[chosen], self.scores[chosen])
+
+    def drawn(self, embeddings: Tensor, numbers: Tensor) -> Tensor:
+        """Features (B, M, 64, h, w) for images with stride-16 maps (B, C, h, w), before memory attention: M elements
+        each, drawn with replacement by `retrieval_probabilities`; numbers (B, M) in [0, 1) say which."""
+        shares = retrieval_probabilities(embeddings.flatten(1), self.embeddings.flatten(1))
+        # The last bound may fall below 1 by rounding.
+        place = torch.searchsorted(shares.cumsum(1), numbers.to(shares), right=True).clamp_max(len(self) - 1)
+        return self.features[place]
+
+    def after(self, new: "Memories") -> "Memories":
+        """With new elements, one after the other: appended while there is room, then self-sorting by `replaced`.
+
+        The public code appends a whole batch where there is any room, and so may hold more than `CAPACITY`; this never
+        does.
+        """
+        every = Memories(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(new).values(), strict=True)))
+        flat = every.features.flatten(1)
+        kept = list(range(len(self)))
+        for candidate in range(len(self), len(every)):
+            if len(kept) == CAPACITY:
+                gone = replaced(flat[kept], every.scores[kept], flat[candidate], float(every.scores[candidate]))
+                if gone is None:
+                    continue
+                del kept[gone]
+            kept.append(candidate)
+        return every[kept]
+
+
+class MemoryBank(nn.Module):
+    """Keeps memories between steps, and with the run.
+
+    feature_width, width: channels of features and embeddings. grid: (h, w) of all maps.
+    """
+
+    features: Tensor
+    embeddings: Tensor
+    scores: Tensor
+    count: Tensor
+
+    def __init__(self, feature_width: int, width: int, grid: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(CAPACITY, feature_width, *grid))
+        self.register_buffer("embeddings", torch.zeros(CAPACITY, width, *grid))
+        self.register_buffer("scores", torch.zeros(CAPACITY))
+        self.register_buffer("count", torch.tensor(0))
+
+    def read(self) -> Memories:
+        """What is kept."""
+        return Memories(self.features, self.embeddings, self.scores)[: int(self.count)]
+
+    def keep(self, memories: Memories) -> None:
+        """These, and no others."""
+        for name, part in vars(memories).items():
+            getattr(self, name)[: len(part)] = part
+        self.count.fill_(len(memories))

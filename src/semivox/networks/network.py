@@ -99,7 +99,9 @@ class Network(nn.Module):
         """A freshly initialised head, map number `level` (default: the penultimate map) → `outputs` channels."""
         raise NotImplementedError
 
-    def new_prompter(self, classes: int = 0, *, masks: bool = False, score: bool = False) -> nn.Module:
+    def new_prompter(
+        self, classes: int = 0, *, masks: bool = False, score: bool = False, memory: bool = False
+    ) -> nn.Module:
         """What turns this network's features and prompts into masks; see `sam2_prompts.Prompter`."""
         raise NotImplementedError
 

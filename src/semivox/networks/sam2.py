@@ -14,7 +14,7 @@ from semivox.networks.layers import GroupNorm, Upsampling, convolution, cut_to, 
 from semivox.networks.lora import add_lora, without_lora
 from semivox.networks.network import Network, NetworkSettings
 from semivox.networks.sam2_architecture import ARCHITECTURES, STRIDE, Size, image_encoder
-from semivox.networks.sam2_checkpoint import find, read_checkpoint
+from semivox.networks.sam2_checkpoint import find, read_checkpoint, read_memory
 from semivox.networks.sam2_prompts import Prompter
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,10 +111,14 @@ class Sam2(Network):
     def new_head(self, outputs: int, level: int = -1) -> nn.Module:
         return convolution(2, self.map_channels[level], outputs, kernel=1)
 
-    def new_prompter(self, classes: int = 0, *, masks: bool = False, score: bool = False) -> Prompter:
-        prompter = Prompter(self.settings.size, classes, masks=masks, score=score)
+    def new_prompter(
+        self, classes: int = 0, *, masks: bool = False, score: bool = False, memory: bool = False
+    ) -> Prompter:
+        prompter = Prompter(self.settings.size, classes, masks=masks, score=score, memory=memory)
         if self.pretrained and self.settings.weights is not None:
             prompter.take(read_checkpoint(self.settings.weights, self.settings.size))
+            if prompter.memory is not None:
+                prompter.memory.take(read_memory(self.settings.weights, self.settings.size))
         return prompter
 
 

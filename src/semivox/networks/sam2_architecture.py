@@ -1,5 +1,6 @@
 """The sizes of SAM-2 (Ravi et al., ICLR 2025), as configurations of `transformers` (the extra `sam`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -10,6 +11,9 @@ Size = Literal["miniature", "tiny", "small", "base_plus", "large"]
 
 STRIDE = 32
 """Sizes of images that the encoder takes are multiples of it."""
+
+MEMORY_WIDTH = 64
+"""Channels of a memory, of every size."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,21 @@ class Architecture:
     width: int = 256
     """Channels of the three feature maps, and of the prompts."""
     mask_decoder: tuple[int, int] = (2048, 8)
-    """Hidden units and attention heads of the mask decoder's transformer."""
+    """Hidden units and attention heads of the mask decoder's transformer; as many hidden units has memory attention."""
+    memory_layers: int = 4
+    """Layers of memory attention."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "miniature": Architecture(
-        (16, 32, 64, 128), (1, 1, 2, 1), (1, 2, 4, 8), (3,), (8, 4, 4, 4), width=32, mask_decoder=(64, 4)
+        (16, 32, 64, 128),
+        (1, 1, 2, 1),
+        (1, 2, 4, 8),
+        (3,),
+        (8, 4, 4, 4),
+        width=32,
+        mask_decoder=(64, 4),
+        memory_layers=2,
     ),
     "tiny": Architecture((96, 192, 384, 768), (1, 2, 7, 2), (1, 2, 4, 8), (5, 7, 9), (8, 4, 14, 7)),
     "small": Architecture((96, 192, 384, 768), (1, 2, 11, 2), (1, 2, 4, 8), (7, 10, 13), (8, 4, 14, 7)),
@@ -54,6 +67,11 @@ def library() -> ModuleType:
     return transformers
 
 
+def map_size(image: Sequence[int]) -> tuple[int, ...]:
+    """The size (h, w) of the coarsest map, at stride 16, of images (H, W)."""
+    return tuple(2 * -(-length // STRIDE) for length in image)
+
+
 def image_encoder(size: Size) -> Any:
     """A freshly initialised image encoder; its `fpn_hidden_states` are maps of strides 4, 8, 16."""
     return library().Sam2VisionModel(configuration(size).vision_config)
@@ -61,10 +79,41 @@ def image_encoder(size: Size) -> Any:
 
 def prompting(size: Size) -> Any:
     """A freshly initialised model, of which all but the image encoder, which is the smallest, is of `size`."""
+    return library().Sam2Model(without_image_encoder(size))
+
+
+def remembering(size: Size) -> Any:
+    """A freshly initialised model of videos, of which memory attention and memory encoder are of `size`.
+
+    Nothing here has dropout, which would draw from torch's own generator. Whatever follows the frames of a video beyond
+    the memories, object pointers, needs widths above 64; memories do not.
+    """
+    transformers = library()
+    image, it = without_image_encoder(size), ARCHITECTURES[size]
+    config = transformers.Sam2VideoConfig(
+        vision_config=image.vision_config,
+        prompt_encoder_config=image.prompt_encoder_config,
+        mask_decoder_config=image.mask_decoder_config,
+        memory_attention_hidden_size=it.width,
+        memory_attention_num_layers=it.memory_layers,
+        memory_attention_feed_forward_hidden_size=it.mask_decoder[0],
+        memory_attention_dropout=0.0,
+        memory_attention_rope_dropout=0.0,
+        memory_encoder_hidden_size=it.width,
+        memory_encoder_output_channels=MEMORY_WIDTH,
+        mask_downsampler_embed_dim=it.width,
+        memory_fuser_embed_dim=it.width,
+        memory_fuser_intermediate_dim=4 * it.width,
+    )
+    return transformers.Sam2VideoModel(config)
+
+
+def without_image_encoder(size: Size) -> Any:
+    """`configuration`, with the smallest image encoder in place of its own."""
     config = configuration(size)
     config.vision_config.backbone_config = configuration("miniature").vision_config.backbone_config
     config.vision_config.backbone_channel_list = list(reversed(ARCHITECTURES["miniature"].widths))
-    return library().Sam2Model(config)
+    return config
 
 
 def configuration(size: Size) -> Any:

@@ -24,6 +24,10 @@ POSITIONS = "positional_embedding"
 """Stored twice, or once: the image's and the prompts' code are one matrix."""
 
 
+MEMORY_PARTS = ("memory_attention.", "memory_encoder.")
+"""What a checkpoint of videos has beside that of images, and we use."""
+
+
 def read_checkpoint(weights: str, size: Size) -> Any:
     """The image model with the weights of a checkpoint: SAM-2.0 or 2.1, of images or video, in evaluation mode.
 
@@ -57,6 +61,29 @@ def read_checkpoint(weights: str, size: Size) -> Any:
     if MEDICAL in str(folder.resolve()).lower() or MEDICAL in weights.lower():
         warn_of_leakage(weights)
     return model.eval()
+
+
+def read_memory(weights: str, size: Size) -> Any:
+    """The video model of which memory attention and memory encoder have the weights of a checkpoint; it must be of
+    `size`, as `read_checkpoint` sees. SettingError, in one line, where the checkpoint is of images only."""
+    transformers = library()
+    folder = find(weights)
+    with quiet():
+        try:
+            config = transformers.Sam2VideoConfig.from_pretrained(folder, local_files_only=True)
+            model, report = transformers.Sam2VideoModel.from_pretrained(
+                folder, config=config, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            )
+        except Exception as error:  # whatever transformers raises for a file that it cannot read
+            raise SettingError(f"sam2: {folder}: has no memory of videos ({first_line(error)})") from None
+    wrong = [str(key) for key in (*report["missing_keys"], *report["mismatched_keys"])]
+    lacking = sorted(key for key in wrong if key.startswith(MEMORY_PARTS))
+    if lacking:
+        raise SettingError(
+            f"sam2: {folder / FILES[1]}: has no memory attention or memory encoder ({lacking[0]} is missing); give a"
+            f" checkpoint of videos, which facebook/sam2-hiera-{size.replace('_', '-')} is, or set memory=false"
+        )
+    return model
 
 
 @lru_cache(maxsize=8)  # once a run, though a method may have several networks

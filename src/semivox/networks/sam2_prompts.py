@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from semivox.networks.layers import cut_to, pad_to_multiple
 from semivox.networks.sam2_architecture import ARCHITECTURES, STRIDE, Size, prompting
+from semivox.networks.sam2_memory import Memory
 
 NO_PROMPT_LOGIT = -10.0
 """The logit of a mask that nothing asks for: constant, without gradient."""
@@ -46,12 +47,15 @@ class Prompter(nn.Module):
 
     classes: K > 0 tells prompts apart by a learned token each, for nested structures have nearly equal boxes; prompt k
     is then of class k + 1, and there are K. masks: whether mask prompts are trained. score: whether the predicted IoU
-    is trained; it then needs a loss. What single masks never reach is frozen, so that every trainable weight learns.
+    is trained; it then needs a loss. memory: whether there is a `Memory` of what was answered before, for `answer` of
+    sam2_memory.py. What single masks never reach is frozen, so that every trainable weight learns.
 
     The image's and the prompts' positional code are one module, as they must be equal.
     """
 
-    def __init__(self, size: Size, classes: int = 0, *, masks: bool = False, score: bool = False) -> None:
+    def __init__(
+        self, size: Size, classes: int = 0, *, masks: bool = False, score: bool = False, memory: bool = False
+    ) -> None:
         super().__init__()
         model = prompting(size)
         self.prompt_encoder = model.prompt_encoder
@@ -60,6 +64,7 @@ class Prompter(nn.Module):
         self.class_tokens = nn.Embedding(classes, ARCHITECTURES[size].width) if classes else None
         if self.class_tokens is not None:
             nn.init.normal_(self.class_tokens.weight, std=TOKEN_DEVIATION)
+        self.memory = Memory(size) if memory else None
         decoder = self.mask_decoder
         unused = [decoder.pred_obj_score_head, *decoder.output_hypernetworks_mlps[1:]]
         unused += [] if score else [decoder.iou_prediction_head]
@@ -74,12 +79,20 @@ class Prompter(nn.Module):
         with torch.no_grad():
             self.no_memory_embedding.copy_(model.no_memory_embedding)
 
-    def forward(self, features: Sequence[Tensor], prompts: Prompts) -> tuple[Tensor, Tensor]:
+    def without_memory(self, coarse: Tensor) -> Tensor:
+        """The stride-16 map (B, C, h, w) of images before which nothing was seen."""
+        return coarse + self.no_memory_embedding.view(1, -1, 1, 1)
+
+    def forward(
+        self, features: Sequence[Tensor], prompts: Prompts, remembering: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, P, H, W) at the image's resolution, float32, and predicted IoU (B, P), 0 where not valid.
 
-        features: of `Sam2.encode`, perhaps changed. Only valid prompts are computed.
+        features: of `Sam2.encode`, perhaps changed. remembering: the stride-16 map (B, C, h, w) with what memory adds
+        to it; None: without memory. Only valid prompts are computed.
         """
         image, fine, middle, coarse = features
+        embedding = self.without_memory(coarse) if remembering is None else remembering
         size = tuple(image.shape[2:])
         row, slot = prompts.valid.nonzero(as_tuple=True)
         masks = image.new_full((*prompts.valid.shape, *size), NO_PROMPT_LOGIT, dtype=torch.float32)
@@ -90,7 +103,7 @@ class Prompter(nn.Module):
         sparse = self._sparse(prompts, row, slot, grid)
         decoded, score, _, _ = self.mask_decoder(
             # A prompt is an image of its own here, so that each may have a mask to begin with.
-            image_embeddings=(coarse + self.no_memory_embedding.view(1, -1, 1, 1))[row],
+            image_embeddings=embedding[row],
             image_positional_embeddings=self._positions(grid).expand(len(row), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=self._dense(prompts, row, slot, grid),
