@@ -103,6 +103,29 @@ def test_test_cases_are_predicted_scored_and_reported(train, phantom):
     assert "<html" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_resumed_run_leaves_test_cases_alone_as_it_began_until_told_otherwise(train):
+    run = train("run", baseline=True)
+    semivox.resume(run.path, iterations=5)
+    for one in (run, run.baseline):
+        assert int(read_log(one.log)[-1]["step"]) == 4, "the run went on"
+        assert not one.predictions.exists()
+        assert not one.metrics.exists()
+        assert config(one)["data"]["score_test"] is False
+    semivox.resume(run.path, test=True)
+    for one in (run, run.baseline):
+        assert one.metrics.exists()
+        assert config(one)["data"]["score_test"] is True
+
+
+def test_a_run_of_before_the_setting_is_scored_when_it_is_resumed(train):
+    run = train("run")
+    old = config(run)
+    del old["data"]["score_test"]
+    run.config.write_text(yaml.safe_dump(old), encoding="utf-8")
+    semivox.resume(run.path)
+    assert run.metrics.exists()
+
+
 def test_a_plan_is_made_around_the_network_settings_that_are_given(train):
     settings = ["plan.network.settings.channels=[4, 8]", "plan.network.settings.strides=[2]"]
     run = train("run", plan=None, network="monai:UNet", settings=settings)

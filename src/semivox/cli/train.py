@@ -55,12 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, "any field of config.yaml by its dotted name; a method's settings need no prefix")
     add("--out", type=Path, metavar="RUN", help="run folder (default: runs/DATASET-METHOD-LABELLED-SEED)")
     add("--resume", type=Path, metavar="RUN", help="continue a run where its last checkpoint stands")
-    add("--no-test", dest="test", action="store_false", help="do not predict and score the test cases at the end")
+    add(
+        "--test",
+        action=argparse.BooleanOptionalAction,
+        help="predict and score the test cases at the end (default: yes; with --resume, as the run began)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from semivox.experiments.train import resume, train
-    from semivox.training.interruption import Interrupted
+    from semivox.training.stopping import Interrupted
 
     given = vars(arguments)
     datasets = given.pop("datasets", [])

@@ -48,6 +48,7 @@ ARGUMENTS = {
     "data.unseen": "--unseen",
     "data.labels": "--labels",
     "data.development": "--development",
+    "data.score_test": "--no-test",
     "method": "--method",
     "method.name": "--method",
     "training.iterations": "--iterations",

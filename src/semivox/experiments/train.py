@@ -76,7 +76,7 @@ def train(
     validation cases are scored, or where there are none the last training groups, as the protocol says. settings:
     `dotted.name=value` overrides of any field of the config; method settings need no prefix. baseline: trains
     labelled-only too, with the same steps, seed, plan and views, in `out/baseline`. test: predict and score the test
-    cases at the end.
+    cases at the end, also where the run is resumed.
 
     Raises SemivoxError subclasses for what a user can mend; `Interrupted` after SIGINT or SIGTERM (all is saved).
     """
@@ -102,6 +102,7 @@ def train(
         labels=tuple(labels) if labels else None,
         development=(followed.data.development_groups if followed is not None else 0) if development else None,
         lists=lists,
+        score_test=test,
         store=Path("stores"),
     )
     whole = read_data(data)
@@ -138,9 +139,9 @@ def train(
         config.save(run.config)
         if baseline:
             prepare_baseline(run, config)
-        complete(run, config, test)
+        complete(run, config)
     if baseline:
-        resume(run.baseline.path, test=test)
+        resume(run.baseline.path)
         write_report(run.path)
     return run.path
 
@@ -151,14 +152,15 @@ def resume(
     iterations: int | None = None,
     method: str | None = None,
     baseline: bool = False,
-    test: bool = True,
+    test: bool | None = None,
 ) -> Path:
     """Continues the run in folder `run` where its last checkpoint stands, and finishes what is missing at its end.
 
     iterations: extends the run to this many steps (the learning rate then follows the longer schedule from where the
     run stands, which is not the same as a run that was longer from the start). method: needed again where
     the run's method lies in a file (`file.py:Class`): a run folder never names code to load. baseline: trains
-    labelled-only beside it, also where the run began without.
+    labelled-only beside it, also where the run began without. test: whether the test cases are predicted and scored,
+    from now on; None: as the run began.
     """
     folder = RunFolder(Path(run))
     config = Config.load(folder.config)
@@ -174,6 +176,9 @@ def resume(
     with folder.locked():
         if iterations is not None:
             config = extend(folder, config, iterations)
+        if test is not None and test != config.data.score_test:
+            config = config.model_copy(update={"data": config.data.model_copy(update={"score_test": test})})
+            config.save(folder.config)
         if not folder.environment.exists():  # the folder held a config.yaml alone
             dataset = training_data(read_data(config.data), config.data.labelled, config.uda.target_labels)
             with progress("reading scans") as report:
@@ -181,7 +186,7 @@ def resume(
         if baseline and not folder.baseline.config.exists():
             prepare_baseline(folder, config)
         keep_heap()
-        complete(folder, config, test)
+        complete(folder, config)
     if folder.baseline.config.exists():
         resume(folder.baseline.path, iterations=config.training.iterations, test=test)
         write_report(folder.path)
@@ -288,7 +293,7 @@ def extend(run: RunFolder, config: Config, iterations: int) -> Config:
     return config
 
 
-def complete(run: RunFolder, config: Config, test: bool) -> None:
+def complete(run: RunFolder, config: Config) -> None:
     """Does what is missing: training, the model, predictions, scores, the report."""
     whole = read_data(config.data)
     dataset = training_data(whole, config.data.labelled, config.uda.target_labels)
@@ -299,7 +304,7 @@ def complete(run: RunFolder, config: Config, test: bool) -> None:
         say(f"training {config.method.name}, {config.training.iterations} iterations, in {run.path}")
         fit_on_devices(config, run)
         keep_model(run, config, dataset)
-    if test:
+    if config.data.score_test:
         score_run(run, config, whole)
     if len(whole.domains) > 1 and not run.domain_shift.exists():
         show_domains(run, config, whole)

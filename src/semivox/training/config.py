@@ -36,6 +36,8 @@ class DataSettings(Part):
     development: int | None = Field(None, ge=0)
     """Test cases take no part, validation cases are scored in their stead; where there are none, this many last
     training groups are taken out to be them. null: off."""
+    score_test: bool = True
+    """Whether the cases that are scored are predicted at the end; else the run, resumed or not, leaves them alone."""
     store: Path
     """Folder in which stores lie."""
 
