@@ -799,6 +799,48 @@ MUTATIONS = (
         "for each in (strong, stream.valid, teachers))\n        teachers = self.mean_logits(weak)",
         "test_confident_labels_of_both_teachers_count_by_their_confidence[2]",
     ),
+    Mutation(
+        "multi_view_co_training",
+        "passes for the variance move running statistics",
+        "with running_statistics_kept(network):",
+        "with torch.no_grad():",
+        "test_dropout_passes_leave_no_trace_in_batch_norm",
+    ),
+    Mutation(
+        "multi_view_co_training",
+        "predictions are not turned back",
+        "seen_back(full_precision(average(seen_from(image, view))).softmax(1), view)",
+        "full_precision(average(seen_from(image, view))).softmax(1)",
+        "test_what_predicts_is_the_mean_of_all_views_turned_back[2]",
+    ),
+    Mutation(
+        "dual_views",
+        "each critic vouches for its own network",
+        "vouched_for(said_2, said_1, settings.threshold",
+        "vouched_for(said_1, said_2, settings.threshold",
+        "test_the_terms_equal_a_slow_version[2]",
+    ),
+    Mutation(
+        "dual_views",
+        "critics do not learn what true masks are",
+        "taken_for_made(critic(foreground(own)), valid)",
+        "taken_for_made(critic(foreground(own)), valid) - taken_for_true(critic(true), certain)",
+        "test_the_terms_equal_a_slow_version[2]",
+    ),
+    Mutation(
+        "sam_assisted",
+        "the weight grows",
+        "sigmoid_ramp(1 - clock.stage_progress",
+        "sigmoid_ramp(clock.stage_progress",
+        "test_the_term_fades_while_the_mean_teachers_grows",
+    ),
+    Mutation(
+        "sam_assisted",
+        "padding counts",
+        ".squeeze(1) * stream.valid",
+        ".squeeze(1)",
+        "test_the_term_equals_a_slow_version[none-2]",
+    ),
 )
 
 
