@@ -153,10 +153,10 @@ def test_unsure_voxels_become_ignore_and_the_table_says_how_many(phantom, make_r
         assert float(row[f"ml/{name}"]) == pytest.approx(np.count_nonzero(label == index) * voxel_ml, rel=1e-4)
 
 
-def test_what_postprocessing_removes_is_not_called_sure(phantom, make_run, tmp_path):
+@pytest.mark.parametrize("settings", [{"largest_component": True}, {"keep_continuous": True}])
+def test_what_postprocessing_removes_is_not_called_sure(phantom, make_run, tmp_path, settings):
     run = make_run(phantom.root)
     case = phantom.unlabelled()[0]
-    settings = {"largest_component": True}
     semivox.pseudo_label(run, phantom.root, tmp_path / "kept", settings=settings)
     semivox.pseudo_label(run, phantom.root, tmp_path / "all")
     kept, whole = (check_as_nnunet_does(tmp_path / name)[case.id].T for name in ("kept", "all"))

@@ -131,6 +131,22 @@ def test_the_largest_component_is_kept_on_demand(tmp_path):
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj), 7 * (array > 0))
 
 
+def test_only_what_continues_over_slices_is_kept_on_demand(tmp_path):
+    affine = AFFINE.copy()
+    affine[:3, :3] = np.diag([1.0, 5.0, 1.0])  # slices across the second axis
+    array = np.zeros((10, 9, 8), np.int16)
+    array[1:5, 2:5, 1:5] = array[7:9, 7, 5:7] = array[0, 6:8, 0] = 200
+    array[1:5, 4, 7], array[1:5, 6, 7] = 200, 200  # a gap of one slice
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a.nii.gz")
+    item = Input("a", (tmp_path / "a.nii.gz",))
+    run([item], tmp_path / "out", keep_continuous=True)
+    array[7:9, 7, 5:7] = 0
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / "a.nii.gz").dataobj), 7 * (array > 0))
+    run([item], tmp_path / "both", keep_continuous=True, largest_component=True)
+    array[0, 6:8, 0] = array[1:5, 4, 7] = array[1:5, 6, 7] = 0
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "both" / "a.nii.gz").dataobj), 7 * (array > 0))
+
+
 def test_a_case_that_is_done_is_not_computed_again(scans, tmp_path):
     inputs, _ = scans
     run(inputs[:2], tmp_path / "out")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from semivox.inference.postprocessing import keep_largest_component, keep_largest_components
+from semivox.data.volume import Grid
+from semivox.inference.postprocessing import keep_largest_component, keep_largest_components, slice_axis
 
 
 @pytest.fixture(params=["cc3d", "scipy"])
@@ -91,3 +92,17 @@ def test_each_sample_of_a_batch_keeps_its_own_components(space):
     for one, found in zip(classes, kept, strict=True):
         volume = one.numpy() if len(space) == 3 else one.numpy()[..., None]
         assert np.array_equal(found.numpy().reshape(volume.shape), keep_largest_component(volume))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "axis"),
+    [
+        ((9, 8, 7), (1, 1, 5), 2),
+        ((9, 8, 7), (1, 4, 1), 1),
+        ((9, 8, 7), (1, 1, 0.5), 1),
+        ((9, 8, 7), (1, 1.0001, 1), 2),
+        ((9, 8, 1), (1, 1, 0.1), 2),
+    ],
+)
+def test_slices_lie_across_the_coarsest_axis(shape, spacing_mm, axis):
+    assert slice_axis(Grid(shape, np.diag([*spacing_mm, 1.0]))) == axis

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABELS",
         help="draw the prompts from labels: an upper bound, to evaluate",
     )
-    add_settings(parser, "overlap, stride, flips, largest_component, uncertainty, batch")
+    add_settings(parser, "overlap, stride, flips, keep_continuous, largest_component, uncertainty, batch")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ensemble", action="append", default=[], type=Path, metavar="RUN", help="average this run in too")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--method", metavar="FILE:CLASS", help="where the method lies, for a model of your own method")
-    add_settings(parser, "overlap, stride, flips, largest_component, batch")
+    add_settings(parser, "overlap, stride, flips, keep_continuous, largest_component, batch")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ ABOUT = "prediction.json"
 TOLD = ("method", "dataset", "step", "selection", "seed", "scored_split")
 """What prediction.json says of the model."""
 
-PREDICTING = {"overlap", "stride", "weighting", "flips", "largest_component"}
+PREDICTING = {"overlap", "stride", "weighting", "flips", "keep_continuous", "largest_component"}
 """Inference settings that change a prediction."""
 
 
@@ -169,6 +169,7 @@ def predict_inputs(
     outputs = Outputs(
         out,
         first.file_ending,
+        keep_continuous=settings.keep_continuous,
         largest_component=settings.largest_component,
         uncertainty=settings.uncertainty,
         probabilities=probabilities,

@@ -47,7 +47,7 @@ from semivox.experiments.predict import (
 )
 from semivox.inference.inputs import Input
 from semivox.inference.pipeline import make_folder, predict_cases
-from semivox.inference.postprocessing import keep_largest_component
+from semivox.inference.postprocessing import cleaned
 from semivox.methods.model import Model
 from semivox.parallel import run_all
 from semivox.preparation.placement import Placement
@@ -97,7 +97,7 @@ def pseudo_label(
     dataset = in_classes_of(model, seen_by(Path(run), model, folders))
     chosen = choose_device(device)
     inference = inference_settings(model, settings or {})
-    made = TrainingSet(Path(out), dataset, min_confidence, inference.largest_component, link)
+    made = TrainingSet(Path(out), dataset, min_confidence, inference.keep_continuous, inference.largest_component, link)
     if all(made.source(case) == TRUE for case in made.cases):
         where = ", ".join(map(str, folders))
         raise DataError(f"{where}: every training case has a label, there is nothing to predict; give unlabelled scans")
@@ -217,6 +217,7 @@ class TrainingSet:
     folder: Path
     dataset: Dataset
     min_confidence: float | None
+    keep_continuous: bool
     largest_component: bool
     link: bool
 
@@ -280,10 +281,9 @@ class TrainingSet:
             shares[0] += shares[index]
             shares[index] = 0
         classes, confidence = restore_with_confidence(shares, placement)
-        if self.largest_component:
-            kept = keep_largest_component(classes)
-            np.subtract(1, confidence, out=confidence, where=kept != classes)
-            classes = kept
+        kept = cleaned(classes, grid, continuous=self.keep_continuous, largest=self.largest_component)
+        np.subtract(1, confidence, out=confidence, where=kept != classes)
+        classes = kept
         told = (
             read_classes(case, self.dataset, grid).array if self.source(case) == COMPLETED else np.zeros_like(classes)
         )

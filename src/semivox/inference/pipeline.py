@@ -22,7 +22,7 @@ from semivox.data.labels import LabelMap
 from semivox.data.volume import Grid
 from semivox.errors import DataError, RunError, SemivoxError
 from semivox.inference.inputs import Input
-from semivox.inference.postprocessing import keep_largest_component
+from semivox.inference.postprocessing import cleaned
 from semivox.inference.uncertainty import entropy_map
 from semivox.preparation.placement import Placement
 from semivox.preparation.prepare import prepare_image, prepare_label
@@ -71,6 +71,7 @@ class Outputs:
 
     folder: Path
     ending: str | None = None
+    keep_continuous: bool = False
     largest_component: bool = False
     uncertainty: bool = False
     probabilities: bool = False
@@ -112,8 +113,9 @@ class Outputs:
             with atomic_path(self.probability_file(item)) as path:
                 np.savez_compressed(path, probabilities=maps)
         classes = restore_probabilities(probabilities.numpy(), placement)
-        if self.largest_component:
-            classes = keep_largest_component(classes)
+        classes = cleaned(
+            classes, placement.source_grid, continuous=self.keep_continuous, largest=self.largest_component
+        )
         scored = labels.scored()
         for name, file in self.class_files(item).items():
             write_label(file, np.isin(classes, scored[name]).astype(np.uint8), placement.source_grid)

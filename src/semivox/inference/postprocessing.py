@@ -4,6 +4,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semivox.data.volume import Grid
+from semivox.inference.prompts import keep_continuous
+
+
+def cleaned(classes: np.ndarray, grid: Grid, *, continuous: bool, largest: bool) -> np.ndarray:
+    """Class indices (X, Y, Z) on a scan's own grid, of which first only what continues over slices is left, then only
+    the largest component of each class, as far as either is wanted."""
+    if continuous:
+        classes = keep_continuous(classes, slice_axis=slice_axis(grid))
+    return keep_largest_component(classes) if largest else classes
+
+
+def slice_axis(grid: Grid) -> int:
+    """The axis across a scan's slices: where it has one voxel, as a picture has, else where voxels are longest; of
+    equal ones the last."""
+    return max(range(3), key=lambda axis: (grid.shape[axis] == 1, round(grid.spacing_mm[axis], 3), axis))
+
 
 def keep_largest_component(classes: np.ndarray) -> np.ndarray:
     """Each foreground class reduced to its largest connected component; what is cut off becomes background.

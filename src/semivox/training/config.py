@@ -136,6 +136,9 @@ class InferenceSettings(Part):
     """What a voxel of a window counts where windows overlap: less towards its border, or the same everywhere."""
     flips: tuple[int, ...] = ()
     """Axes (of the patch) along which mirrored predictions are averaged in."""
+    keep_continuous: bool = False
+    """Keep only what continues from slice to slice: each class's components of some pixels that overlap with others in
+    one of the next two slices. Comes before `largest_component`."""
     largest_component: bool = False
     """Keep only the largest connected component of each class."""
     uncertainty: bool = False
