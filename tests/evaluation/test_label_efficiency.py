@@ -58,18 +58,29 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert hits >= 18
 
 
-def test_the_spread_over_seeds_and_over_patients_widens_the_interval():
-    def width(dice, groups=None):
-        gain = label_curve(numbers, dice, groups, resamples=200).gains[0]
-        return gain.high - gain.low
+def width(numbers, dice, groups=None):
+    gain = label_curve(numbers, dice, groups, resamples=200).gains[0]
+    return gain.high - gain.low
 
+
+def test_the_spread_over_seeds_is_in_the_interval():
+    """All cases are alike, so that only runs can differ."""
+    numbers = np.repeat([2, 6, 20], 3)
+    alike = np.repeat(1 - 0.1 - 0.5 * numbers[:, None] ** -0.4, 5, axis=1)
+    noise = np.random.default_rng(0).normal(0, 0.03, (9, 1))
+    assert width(numbers, alike) == pytest.approx(0, abs=1e-6)
+    assert width(numbers, alike + noise) > 0.02
+    assert width(numbers[::3], (alike + noise)[::3]) == pytest.approx(0, abs=1e-6)  # of one run there is no spread
+
+
+def test_the_spread_over_patients_is_in_the_interval():
     numbers = np.repeat([2, 6, 20], 3)
     calm = made(numbers)
-    assert width(made(numbers, noise=0.05)) > 3 * width(calm)
     rng = np.random.default_rng(2)
     steeper = calm + rng.normal(0, 0.1, 12) / numbers[:, None]  # patients that gain more from labels than others
-    assert width(steeper) > 1.5 * width(calm)
-    assert width(np.repeat(steeper, 3, axis=1), np.repeat(np.arange(12), 3)) == pytest.approx(width(steeper), rel=0.2)
+    assert width(numbers, steeper) > 1.5 * width(numbers, calm)
+    slices = np.repeat(steeper, 3, axis=1), np.repeat(np.arange(12), 3)
+    assert width(numbers, *slices) == pytest.approx(width(numbers, steeper), rel=0.2)
 
 
 def test_what_is_not_defined_is_left_out():
