@@ -28,8 +28,12 @@ def print_table(console: Console, table: "TextTable") -> None:
     for places in _chunks(columns, room):
         shown = Table(title=Text(table.title), box=SIMPLE_HEAD, pad_edge=False)
         for place, width in zip(places, _widths([columns[place] for place in places], room), strict=True):
-            side = "left" if table.are_words[place] else "right"
-            shown.add_column(Text(columns[place][0]), justify=side, overflow="fold", width=width)
+            shown.add_column(
+                Text(columns[place][0]),
+                justify="left" if table.are_words[place] else "right",
+                overflow="fold",
+                width=width,
+            )
         for row in range(1, len(columns[0])):
             shown.add_row(*(Text(columns[place][row]) for place in places))
         console.print(shown)
