@@ -19,6 +19,7 @@ FURTHER = {
     "uncertainty_aware_mean_teacher+transferable_augmentation": {"passes": 2},
     "bidirectional_copy_paste+transferable_augmentation": {"transferable_augmentation.direction": "teacher"},
     "alternate_diverse_teaching+transferable_augmentation": {"transferable_augmentation.source": "clean"},
+    "sss": {"memory": True, "complementary_dropout": True},
     "transmedseg": {"graph": "clustering_and_alignment", "transferable_augmentation.mean_over": "classes"},
 }
 """Compositions, and settings that change what is computed."""

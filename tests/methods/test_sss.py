@@ -6,11 +6,15 @@ import pytest
 import torch
 from slow_pseudo_labels import dice, log_likelihoods, softmax
 
+from semivox.errors import SettingError
 from semivox.inference.prompts import BoxStack, find_prompts, tight_boxes
 from semivox.inference.windows import Windows
-from semivox.methods import sss
+from semivox.methods import remembering, sss
 from semivox.methods.sss import completed, cutmixed, enhanced, in_clips_with, shifted
 from semivox.methods.unimatch import occasional_boxes
+from semivox.networks import make_network
+from semivox.networks.memory_bank import Memories
+from semivox.networks.sam2_memory import answer
 from semivox.networks.sam2_prompts import Prompts, class_logits
 from semivox.planning.demand import Demand, Views
 from semivox.planning.planner import batch_size
@@ -190,7 +194,9 @@ def test_strong_views_share_their_weight(views):
     bench = make_bench(strong_views=views, prompts=False)
     terms = bench.losses(bench.batch())
     assert set(terms) == {"supervised_head", *(f"strong_{n + 1}" for n in range(views))}
-    assert type(bench.method).demand(bench.method.settings).unlabelled_forwards == views
+    demand = type(bench.method).demand(bench.method.settings)
+    assert (demand.networks, demand.averages) == (1, 1)
+    assert (demand.labelled_forwards, demand.unlabelled_forwards, demand.teacher_forwards) == (1, views, 1 + views)
     assert not hasattr(bench.method, "prompter")
 
 
@@ -350,6 +356,174 @@ def test_the_boxes_of_a_label_prompt_in_place_of_those_it_finds(predictor):
         masks, _ = predictor.prompter_average.module(features, Prompts(valid, boxes=boxes))
         expected = class_logits(masks).softmax(1).permute(1, 2, 3, 0)
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+@lru_cache(maxsize=1)
+def remembered_step():
+    """One step with memory whose views all have boxes: what each call of the decoders read and left, and the bench."""
+    bench = make_bench(memory=True, complementary_dropout=True)
+    find_bright_pixels(bench.method.teacher.module)
+    find_bright_pixels(bench.method.student)
+    asked = []
+
+    def note(prompter, features, prompts, valid, memories, numbers):
+        found = answer(prompter, features, prompts, valid, memories, numbers)
+        asked.append((prompter, memories, numbers, found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sss, "answer", note)
+        batch = bench.batch()
+        terms = bench.losses(batch)
+    return bench, batch, terms, asked
+
+
+def test_labelled_slices_are_remembered_first_then_weak_views_and_strong_views_only_read():
+    bench, _, _, asked = remembered_step()
+    method = bench.method
+    assert [call[0] for call in asked] == [method.prompter, method.prompter_average.module, *[method.prompter] * 2]
+    (labelled, present), (weak, weak_present) = (call[3][2:] for call in asked[:2])
+    assert present.any()
+    assert weak_present.any()
+    first, second, third, fourth = (call[1] for call in asked)
+    assert len(first) == 0
+    assert torch.equal(second.features, labelled[present].features)
+    expected = torch.cat([labelled[present].scores, weak[weak_present].scores])
+    for bank in (third, fourth, method.bank.read()):
+        assert torch.equal(bank.scores, expected)
+        assert not any(part.requires_grad for part in vars(bank).values())
+
+
+def test_what_is_drawn_from_the_bank_depends_on_sample_slice_and_view_alone():
+    _, batch, _, asked = remembered_step()
+    weak, first, second = (call[2] for call in asked[1:])
+    assert weak.shape == (2 * SLICES, SLICES)
+    for row, seed in enumerate(batch.unlabelled.seeds):
+        expected = generator(seed, "memories", "weak", row % SLICES).random(SLICES)
+        assert weak[row].tolist() == expected.tolist()
+    assert not torch.equal(first, second)
+    assert len({tuple(row.tolist()) for row in weak}) == len(weak)
+
+
+def test_the_score_that_ranks_memories_learns_the_true_iou():
+    _, batch, terms, asked = remembered_step()
+    masks, scores = asked[0][3][:2]
+    prompts_valid = scores != 0
+    errors = []
+    for row, k in prompts_valid.nonzero().tolist():
+        found, true = masks[row, k] > 0, batch.labelled.label[row] == k + 1
+        known = batch.labelled.valid[row]
+        iou = (found & true & known).sum() / ((found | true) & known).sum().clamp_min(1)
+        errors.append((scores[row, k] - iou).square())
+    assert terms["supervised_score"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+    assert "supervised_score" not in make_bench().losses(batch)
+
+
+def test_a_volume_begins_without_memory_and_each_slice_reads_those_before_it(monkeypatch):
+    bench = make_bench(memory=True)
+    method = bench.method.eval()
+    find_bright_pixels(method.teacher.module)
+    decide_masks(method.prompter_average.module)
+    lengths = []
+
+    def note(prompter, features, prompts, valid, memories, numbers):
+        lengths.append(len(memories))
+        return answer(prompter, features, prompts, valid, memories, numbers)
+
+    monkeypatch.setattr(remembering, "answer", note)
+    volume = torch.randn(1, 24, 24, 5)
+    volume[:, 4:14, 6:20, 1:4] += 6
+    found = method.predict_volume(volume, windows_of(24), "default")
+    assert lengths[0] == 0
+    assert lengths == sorted(lengths)
+    assert lengths[-1] >= 2
+    assert len(method.bank.read()) == 0, "the run's bank is left alone"
+    again = method.predict_volume(volume, replace(windows_of(24), batch=5), "default")
+    assert torch.allclose(again, found, atol=1e-3), "whatever the number of windows per call"
+    method.settings = method.settings.model_copy(update={"memory": False})
+    without = method.predict_volume(volume, windows_of(24), "default")
+    first = lengths.index(1)
+    assert torch.allclose(found[..., :first], without[..., :first], atol=1e-3)
+    assert not torch.allclose(found[..., first:], without[..., first:], atol=1e-3)
+
+
+def test_strong_views_see_complementary_halves_of_the_same_channels_at_all_scales():
+    ones = [[torch.ones(6, c, 2, 2) for c in (3, 8, 8)] for _ in range(2)]
+    seeds = (3, 3, 4, 7, 5, 6)
+    first, second = sss.halved(ones, seeds)
+    assert torch.equal(first[0], ones[0][0]), "the image, of which the decoder needs the size"
+    assert all(torch.equal(a + b, torch.full_like(a, 2.0)) for a, b in zip(first, second, strict=True))
+    assert torch.equal(first[1], first[2])
+    assert torch.equal(first[1][0], first[1][1]), "slices of a clip alike"
+    assert set(torch.cat([first[1], second[1]]).unique().tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_halved_channels_are_what_the_student_decodes(monkeypatch):
+    seen = []
+    bench = make_bench(complementary_dropout=True, prompts=False)
+    monkeypatch.setattr(sss, "halved", lambda views, seeds: seen.append(seeds) or [[*view] for view in views])
+    decoded = []
+    decode = bench.method.student.decode
+    monkeypatch.setattr(bench.method.student, "decode", lambda features: decoded.append(features) or decode(features))
+    batch = bench.batch()
+    bench.losses(batch)
+    assert seen == [batch.unlabelled.seeds]
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"complementary_dropout": True, "strong_views": 1}, "needs two strong views; set strong_views=2"),
+        ({"memory": True, "prompts": False}, "set prompts=true or memory=false"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused_in_one_line(settings, told):
+    with pytest.raises(SettingError, match=told) as error:
+        make_bench(**settings)
+    assert "\n" not in str(error.value)
+
+
+def kept_bytes(function, module):
+    """What comes of a call, and bytes of what it keeps for the backward pass, the module's weights left out."""
+    kept, weights = {}, {weight.untyped_storage()._cdata for weight in module.parameters()}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = function()
+    return found, sum(part.untyped_storage().nbytes() for name, part in kept.items() if name not in weights)
+
+
+def test_the_demand_counts_what_prompts_and_memory_keep():
+    """Held to SAM-2 hiera-small, the default, on a slice with boxes of three classes."""
+    network = make_network("sam2", 2, 1, 4, {"size": "small"})
+    prompter = network.new_prompter(3, score=True, memory=True)
+    features, encoded = kept_bytes(lambda: network.encode(torch.zeros(1, 1, 128, 128)), network)
+    _, decoded = kept_bytes(lambda: sss.semantic_logits(network, features), network)
+    given = [level.detach().requires_grad_() for level in features]
+    prompts = Prompts(torch.ones(1, 3, dtype=torch.bool), boxes=torch.tensor([9.0, 9, 60, 60]).expand(1, 3, 4))
+    _, prompted = kept_bytes(lambda: prompter(given, prompts), prompter)
+    memories = Memories(torch.zeros(16, 64, 8, 8), torch.zeros(16, 256, 8, 8), torch.zeros(16))
+    inside, numbers = torch.ones(1, 128, 128, dtype=torch.bool), torch.rand(1, 4)
+    _, remembered = kept_bytes(lambda: answer(prompter, given, prompts, inside, memories, numbers), prompter)
+    own = encoded + decoded
+    assert prompted / own == pytest.approx(sss.DECODER_PASS, rel=0.3)
+    assert (remembered - prompted) / own == pytest.approx(sss.MEMORY_PASS, rel=0.3)
+
+    def weights(module):
+        return sum(weight.numel() for weight in module.parameters())
+
+    of_memory = weights(prompter.memory)
+    assert of_memory / weights(network) == pytest.approx(sss.MEMORY_WEIGHTS, rel=0.1)
+    assert (weights(prompter) - of_memory) / weights(network) == pytest.approx(sss.DECODER_WEIGHTS, rel=0.1)
+    usual, with_memory = (sss.SSS.demand(sss.SSS.Settings(memory=memory)) for memory in (False, True))
+    assert usual.teacher_forwards == pytest.approx(3 + sss.DECODER_PASS), "strong views are not prompted"
+    assert usual.unlabelled_forwards == pytest.approx(2 * usual.labelled_forwards)
+    assert with_memory.labelled_forwards == pytest.approx(usual.labelled_forwards + sss.MEMORY_PASS)
+    assert with_memory.networks == pytest.approx(usual.networks + sss.MEMORY_WEIGHTS)
 
 
 def test_clips_are_planned_in_pairs():

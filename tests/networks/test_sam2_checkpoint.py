@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from semivox.errors import SettingError
 from semivox.networks import make_network
-from semivox.networks.sam2_architecture import configuration
+from semivox.networks.sam2_architecture import configuration, remembering
 from semivox.networks.sam2_checkpoint import POSITIONS, read_checkpoint, warn_of_leakage
 
 WEIGHTS = "model.safetensors"
@@ -168,3 +168,28 @@ def test_weights_from_medical_scans_come_with_a_warning_that_names_public_sets(c
     told = capsys.readouterr().err
     assert told.count("DeepLesion") == 1, "once a run"
     assert "ACDC" in told
+
+
+def test_memory_has_the_weights_of_a_checkpoint_of_videos_and_one_of_images_is_refused(checkpoint, tmp_path):
+    torch.manual_seed(8)
+    model = remembering("miniature")
+    model.vision_encoder = transformers.Sam2VideoModel(video_configuration()).vision_encoder
+    model.config = video_configuration()
+    model.save_pretrained(tmp_path / "video")
+    memory = build(tmp_path / "video").new_prompter(2, memory=True).memory.state_dict()
+    state = load_file(tmp_path / "video" / WEIGHTS)
+    names = [name for name in state if name.startswith(("memory_attention.", "memory_encoder."))]
+    assert len(names) > 50
+    assert all(torch.equal(memory[name.removeprefix("memory_")], state[name]) for name in names)
+    network = build(checkpoint)
+    network.new_prompter(2)
+    with pytest.raises(SettingError, match=r"has no memory attention or memory encoder.*set memory=false") as error:
+        network.new_prompter(2, memory=True)
+    assert "\n" not in str(error.value)
+
+
+def video_configuration():
+    """Of a whole video model of the miniature size."""
+    config = remembering("miniature").config
+    config.vision_config = configuration("miniature").vision_config
+    return config

@@ -38,6 +38,12 @@ PATIENCE_STEPS = 200
 KEPT_BYTES = 2 * 2**30
 """Features of a scan that are kept between the passes of prediction; what is more is computed again."""
 
+DECODER_PASS, DECODER_WEIGHTS = 0.1, 0.12
+"""Prompt encoder and mask decoder in units of the network, SAM-2 hiera-small: of what a pass keeps, with boxes of three
+classes (of its operations 0.04), and of the weights."""
+MEMORY_PASS, MEMORY_WEIGHTS = 0.2, 0.21
+"""The same of memory attention and memory encoder (of the operations 0.18)."""
+
 Features = list[Tensor]
 
 
@@ -139,7 +145,16 @@ class SSS(Method):
             clip=settings.slices,
             unlabelled_multiple=2,
         )
-        return Demand(views=views, averages=1, unlabelled_forwards=strong, teacher_forwards=1 + strong)
+        answer_pass = DECODER_PASS * settings.prompts + MEMORY_PASS * settings.memory
+        weights = 1 + DECODER_WEIGHTS * settings.prompts + MEMORY_WEIGHTS * settings.memory
+        return Demand(
+            views=views,
+            networks=weights,
+            averages=weights,
+            labelled_forwards=1 + answer_pass,
+            unlabelled_forwards=strong * (1 + answer_pass),
+            teacher_forwards=1 + strong + answer_pass,
+        )
 
     def build(self, problem: Problem) -> None:
         self.problem = problem
