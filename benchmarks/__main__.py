@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RECORD = ROOT / "benchmarks" / "measured.json"
 """What was measured last, per benchmark, so that one can be measured anew without the others."""
+GPU = ROOT / "benchmarks" / "gpu.json"
+"""What `benchmarks/gpu.sh` measured on a machine with a GPU, copied from its results."""
 NAMES = (
     "metrics",
     "batches",
@@ -33,6 +35,7 @@ NAMES = (
     "diffusion",
     "prompts",
     "prompted",
+    "sam2",
 )
 
 
@@ -58,19 +61,27 @@ def measure(name: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def section(name: str, measured: dict[str, Any]) -> list[str]:
-    """A benchmark's part of the page: what it does, in its own words, and its figures."""
+def section(name: str, measured: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
+    """A benchmark's part of the page: what it does, in its own words, and its figures; those of `benchmarks/gpu.sh`
+    beside them."""
     module = importlib.import_module(f"benchmarks.{name}")
     document = inspect.cleandoc(module.__doc__ or "").split("\n\n    ")[0]
-    table = getattr(module, "table", listing)(measured["figures"])
+    table = getattr(module, "table", listing)(measured["figures"], on_gpu)
     heading = name.replace("_", " ").capitalize()
     stamp = f"`python -m benchmarks {name}` at commit {measured['commit']}, torch {measured['torch']}"
     return [f"## {heading}", "", document, "", *table, "", stamp, ""]
 
 
-def listing(figures: dict[str, Any]) -> list[str]:
+def listing(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     """The figures as Markdown, a row each, for benchmarks that have no `table` of their own."""
-    return ["| figure | value |", "|---|---|", *(f"| {key} | {text(value)} |" for key, value in flattened(figures))]
+    gpu = dict(flattened(on_gpu))
+    rows = [f"| {key} | {text(value)} | {text(gpu.get(key, 'not run'))} |" for key, value in flattened(figures)]
+    return ["| figure | CPU | GPU |", "|---|---|---|", *rows]
+
+
+def gpu_machine(gpu: dict[str, Any]) -> str:
+    """On what the GPU column was measured."""
+    return f"{gpu['machine']}, at commit {gpu['commit']}" if gpu else "not run; `benchmarks/gpu.sh` fills the column"
 
 
 def flattened(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -90,6 +101,7 @@ def text(value: Any) -> str:
 
 def main() -> None:
     names = sys.argv[1:] or NAMES
+    gpu = json.loads(GPU.read_text(encoding="utf-8")) if GPU.exists() else {}
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -102,13 +114,13 @@ def main() -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python -m benchmarks` (`make bench`); not typed. One thread of a shared two-core machine without",
-        "GPU: read the ratios, not the seconds.",
+        "Written by `python -m benchmarks` (`make bench`); not typed. CPU: one thread of a shared two-core machine;",
+        f"read the ratios, not the seconds. GPU: {gpu_machine(gpu)}.",
         "",
     ]
     for name in NAMES:
         if name in record:
-            lines += section(name, record[name])
+            lines += section(name, record[name], gpu.get("figures", {}).get(name, {}))
     atomic_write_text(PAGE, "\n".join(lines))
 
 
