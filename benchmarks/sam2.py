@@ -5,7 +5,7 @@ labelled clip and two unlabelled ones of four slices, labelled-only training the
 continuous enough for a box is so lax that boxes are found in what an untrained head says, as they are later in
 training. Each row has a fresh process on one thread, and the rows of a size step in turns: seconds are of processor
 time, medians, ratios are over pairs of steps. Memory is the peak of a process above what it had before the method was
-built. Expected is what the method's own `demand` says for planning: a pass with its backward pass counts three, one without
+built. Expected is what the method's `demand` says for planning: a pass with its backward pass counts three, one without
 gradient one; each unlabelled clip counts as much as the labelled one.
 
     python -m benchmarks sam2
@@ -41,8 +41,7 @@ WARM_UP, COUNTED = 1, 3
 def measure(
     sizes: Sequence[Size] = SIZES, side: int = SIDE, warm_up: int = WARM_UP, counted: int = COUNTED
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Size of SAM-2 → row → seconds of a step, its ratio to labelled-only training and the ratio expected, peak of
-    memory."""
+    """Size of SAM-2 → row → seconds of a step, their ratio to labelled-only training, the ratio expected, GiB."""
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_phantom(Path(folder) / "phantom", cases=4, labelled=2, test=0, size=(side, side, 12))
