@@ -11,7 +11,7 @@ from semivox.cli import main
 from semivox.cli.benchmark import duration
 from semivox.experiments import benchmark as module
 from semivox.experiments.benchmark import Cell, Outcome
-from semivox.training.interruption import Interrupted
+from semivox.training.stopping import Interrupted
 
 
 @pytest.fixture

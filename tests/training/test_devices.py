@@ -16,8 +16,8 @@ from semivox.testing.candidate import PowerCutError, power_cut_at
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config
 from semivox.training.fit import fit, fit_on_devices, open_store, read_data, seconds_per_step, training_data
-from semivox.training.interruption import Interrupted
 from semivox.training.run import RunFolder
+from semivox.training.stopping import Interrupted
 
 
 def started(folder) -> RunFolder:

@@ -216,7 +216,7 @@ import sys
 from pathlib import Path
 from semivox.training.config import Config
 from semivox.training.fit import fit
-from semivox.training.interruption import Interrupted
+from semivox.training.stopping import Interrupted
 from semivox.training.run import RunFolder
 
 if __name__ == "__main__":

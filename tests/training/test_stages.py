@@ -25,11 +25,11 @@ from semivox.training.fit import (
     seconds_per_step,
     training_data,
 )
-from semivox.training.interruption import Interrupted
 from semivox.training.labelling import StoredLabels
 from semivox.training.log import read_log
 from semivox.training.optimisation import learning_rate_factor
 from semivox.training.run import RunFolder
+from semivox.training.stopping import Interrupted
 from semivox.training.validation import Validation
 
 

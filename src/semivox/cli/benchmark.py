@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs, prints the table and what is left to do."""
     from semivox.experiments.benchmark import GO_ON, benchmark, make_grid
     from semivox.experiments.results import remarks, result_tables
-    from semivox.training.interruption import Interrupted
+    from semivox.training.stopping import Interrupted
 
     given = vars(arguments)
     labelled = parse_labelled(given.pop("labelled", None))

@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", action="store_true", help="train labelled-only too, with the same steps, seed, plan and views")
     add("--init-from", type=Path, metavar="RUN", help="start from the network of another run")
     add("--device", help="auto, cpu, cuda or mps (default: auto)")
-    add("--devices", type=int, metavar="N", help="processes that share each batch (default: 1)")
+    add(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="processes that share each batch (default: 1, or those that torchrun started)",
+    )
     add("--precision", help="auto, 32, bf16 or fp16 (default: auto)")
     add_settings(parser, "any field of config.yaml by its dotted name; a method's settings need no prefix")
     add("--out", type=Path, metavar="RUN", help="run folder (default: runs/DATASET-METHOD-LABELLED-SEED)")

@@ -11,6 +11,7 @@ here or on a cluster.
 
 import json
 import shlex
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +36,13 @@ from semivox.progress import progress, say
 from semivox.reporting.record import NOTHING, flatten, read_log, read_record
 from semivox.training.config import Config, DataSettings
 from semivox.training.fit import read_data, training_data
-from semivox.training.interruption import STOP_S, Interrupted, sigterm_as_interrupt
 from semivox.training.run import RunFolder
+from semivox.training.stopping import STOP_S, Interrupted, sigterm_as_interrupt
 
 LABELLED_ONLY = "supervised"
+
+PYTHON = sys.executable
+"""That of the runs, on whatever machine."""
 
 PROTOCOL = "a protocol file of your own"
 
@@ -177,6 +181,7 @@ class Grid:
         run = RunFolder(cell.run.path.resolve())
         return Task(
             name=cell.name,
+            python=PYTHON,
             folder=Path.cwd(),
             run=run,
             lock=cell.lock.resolve(),

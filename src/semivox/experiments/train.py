@@ -20,6 +20,7 @@ from semivox.experiments.configure import (
     settle_budget,
     tell_setting,
 )
+from semivox.experiments.led import led
 from semivox.experiments.predict import inference_settings, predict_inputs
 from semivox.experiments.protocol import about, check_scans, read_protocol, settled
 from semivox.inference.inputs import Input
@@ -39,10 +40,12 @@ from semivox.training.cpu import keep_heap
 from semivox.training.device import choose_device, choose_precision
 from semivox.training.environment import environment
 from semivox.training.fit import build, fit_on_devices, open_store, read_data, training_data
+from semivox.training.launch import started
 from semivox.training.run import RunFolder
 from semivox.training.windowing import make_windows
 
 
+@led
 def train(
     datasets: str | Path | Sequence[str | Path],
     method: str = "mean_teacher",
@@ -62,7 +65,7 @@ def train(
     baseline: bool = False,
     init_from: str | Path | None = None,
     device: str = "auto",
-    devices: int = 1,
+    devices: int | None = None,
     precision: str = "auto",
     settings: Sequence[str] = (),
     test: bool = True,
@@ -74,7 +77,8 @@ def train(
     part. protocol: a name or a file (see
     `experiments.protocol`); what is not given here is taken from it. development: test cases take no part; the
     validation cases are scored, or where there are none the last training groups, as the protocol says. settings:
-    `dotted.name=value` overrides of any field of the config; method settings need no prefix. baseline: trains
+    `dotted.name=value` overrides of any field of the config; method settings need no prefix. devices: processes that
+    share each batch, by default one, or those that torchrun or SLURM started. baseline: trains
     labelled-only too, with the same steps, seed, plan and views, in `out/baseline`. test: predict and score the test
     cases at the end, also where the run is resumed.
 
@@ -117,7 +121,7 @@ def train(
         init_from=Path(init_from).resolve() if init_from else None,
         seed=seed,
         device=device,
-        devices=devices,
+        devices=started() if devices is None else devices,
         precision=precision,
         settings=tuple(settings),
     )
@@ -146,6 +150,7 @@ def train(
     return run.path
 
 
+@led
 def resume(
     run: str | Path,
     *,

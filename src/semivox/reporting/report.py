@@ -46,8 +46,6 @@ from semivox.reporting.tables import (
 )
 from semivox.training.run import RunFolder
 
-NAME = "report.html"
-
 LABELLED_ONLY = "Labelled only"
 """What the baseline is called in tables."""
 
@@ -109,7 +107,7 @@ def write_report(run: Path, pseudo_labels: bool = False, beside: Sequence[Path] 
     record = read_record(run)
     content = _content(record, _find_data(record), pseudo_labels, read_beside(record, beside) if beside else [])
     page = render("report.html.j2", content)
-    path = record.folder / NAME
+    path = RunFolder(record.folder).report
     atomic_write_text(path, page)
     return path
 

@@ -31,6 +31,7 @@ from semivox.sampling.views import make_batch
 from semivox.training.checkpoint import DOES_NOT_FIT, load_method
 from semivox.training.config import Config, TrainingSettings
 from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
+from semivox.training.launch import nodes
 from semivox.training.optimisation import base_learning_rate, learning_rate_factor, make_optimiser
 
 # What Lightning says of devices, averages in eval mode and epochs is no news to our users.
@@ -338,10 +339,12 @@ def make_trainer(training: TrainingSettings, callbacks: list[lightning.Callback]
     strategy: Any = "auto"
     if training.devices > 1:
         strategy = GradientMean(process_group_backend="gloo" if accelerator == "cpu" else "nccl")
+    machines = nodes() if training.devices > 1 else 1
     precision = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[training.precision]
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(accelerator, accelerator),
-        devices=training.devices,
+        devices=training.devices // machines,
+        num_nodes=machines,
         strategy=strategy,
         precision=precision,  # type: ignore[arg-type]
         max_epochs=stages,

@@ -39,11 +39,13 @@ from semivox.training.checkpoint import load_checkpoint
 from semivox.training.config import Config, DataSettings, method_settings
 from semivox.training.cpu import lay_out
 from semivox.training.engine import Engine, Span, describe, make_trainer, schedules
-from semivox.training.interruption import STOP, STOP_S, Checkpoints, FollowsRank0, Interrupted, sigterm_as_interrupt
+from semivox.training.interruption import Checkpoints, FollowsRank0
 from semivox.training.labelling import BlankLabels, Labelling, StoredLabels
+from semivox.training.launch import hear, started, tell
 from semivox.training.log import Log
 from semivox.training.progress import TrainingProgress
 from semivox.training.run import RunFolder
+from semivox.training.stopping import STOP, STOP_S, Interrupted, sigterm_as_interrupt
 from semivox.training.validation import Validation
 from semivox.training.windowing import make_windows
 
@@ -294,7 +296,19 @@ def warn_of_long_averages(method: Method, iterations: int) -> None:
 
 
 def fit_on_devices(config: Config, run: RunFolder) -> None:
-    """`fit` in this process, or in one process per device; what one of them raises for the user is raised here."""
+    """`fit` in this process, or in one process per device; what one of them raises for the user is raised here.
+
+    Where torchrun or SLURM started the processes, the others learn here what to train (see `take_part`).
+    """
+    if started() > 1:
+        if config.training.devices != started():
+            raise RunError(
+                f"{run.path}: shares its batches among {config.training.devices} processes, and {started()} were"
+                f" started; start {config.training.devices}"
+            )
+        tell((config, run))
+        fit(config, run)
+        return
     if config.training.devices == 1:
         fit(config, run)
         return
@@ -321,6 +335,14 @@ def fit_on_devices(config: Config, run: RunFolder) -> None:
         if errors.empty():
             raise
         raise errors.get() from None
+
+
+def take_part(rank: int) -> Path:
+    """Shares the steps of all that the first of several processes trains; returns what it tells at its end: its run."""
+    while not isinstance(heard := hear(), Path):
+        config, run = heard
+        fit(config, run, rank)
+    return heard
 
 
 def _fit_rank(rank: int, config: Config, run: RunFolder, port: int, errors: "SimpleQueue[Exception]") -> None:

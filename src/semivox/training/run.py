@@ -63,6 +63,10 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def domain_shift(self) -> Path:
         return self.path / "domain_shift.json"
 

@@ -102,13 +102,19 @@ class SlurmJob:
     cancelled: bool = False
 
     def poll(self) -> int | None:
+        from submitit.core.utils import FailedJobError
+
         if not self.job.done(force_check=self.cancelled):
             return None
         fault = self.job.exception()
         if fault is None:
             return self.job.result()
-        if not self.cancelled:
-            self.task.say(f"SLURM ended job {self.job.job_id} ({self.job.state}): {fault}")
+        if isinstance(fault, FailedJobError):  # what the job itself raised, as a traceback
+            lines = [line for line in str(fault).splitlines() if line.strip("- ")]
+            self.task.say(f"SLURM job {self.job.job_id} failed: {lines[-1]}")
+        elif not self.cancelled:
+            said = self.job.paths.stdout
+            self.task.say(f"SLURM job {self.job.job_id} ended without an answer ({self.job.state}; it said {said})")
         return 1
 
     def cancel(self) -> None:

@@ -8,16 +8,14 @@ import fcntl
 import os
 import shlex
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from semivox.errors import ResourceError
-from semivox.reporting.report import NAME as REPORT
-from semivox.training.interruption import STOP_S, sigterm_as_interrupt
 from semivox.training.run import RunFolder
+from semivox.training.stopping import STOP_S, sigterm_as_interrupt
 
 BUSY = 75
 """Exit code of a task that another process works on (EX_TEMPFAIL of sysexits.h)."""
@@ -33,7 +31,7 @@ def is_finished(run: RunFolder) -> bool:
     Asks for the folder's list: a network file system may still remember of a single file that it was missing.
     """
     try:
-        return {run.metrics.name, REPORT} <= set(os.listdir(run.path))
+        return {run.metrics.name, run.report.name} <= set(os.listdir(run.path))
     except FileNotFoundError:
         return False
 
@@ -43,6 +41,7 @@ class Task:
     """What is to be run, wherever; all paths are absolute."""
 
     name: str
+    python: str
     folder: Path
     """In which the command is given."""
     run: RunFolder
@@ -150,7 +149,7 @@ def begin(task: Task, threads: int) -> Process | Ended:
     task.say(f"$ {shlex.join(['semivox', *task.arguments])}")
     with open(task.log, "a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "semivox", *task.arguments],
+            [task.python, "-m", "semivox", *task.arguments],
             cwd=task.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
