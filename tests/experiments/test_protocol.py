@@ -357,6 +357,15 @@ def test_scans_of_another_preparation_are_refused_with_what_was_found_and_expect
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_scans_that_were_cut_more_closely_are_refused_with_what_was_found_and_expected(write_protocol):
+    protocol = read_protocol(write_protocol(put("data.least_shape", [24, 24, 16])))
+    check_scans(protocol, {"a": (24, 30, 16)})
+    with pytest.raises(
+        DataError, match=r"case b: has 24 × 30 × 15 voxels, scans of protocol tiny have at least 24 × 24 × 16: .*again"
+    ):
+        check_scans(protocol, {"b": (24, 30, 15)})
+
+
 @pytest.mark.parametrize(
     ("cropped", "found"), [(["phantom"], "scans are whole, those of protocol tiny are cut"), ([], None)]
 )

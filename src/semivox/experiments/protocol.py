@@ -96,6 +96,8 @@ class ProtocolData(Part):
     not. null: either will do."""
     shapes: tuple[tuple[int | None, int | None, int | None], ...] = ()
     """Voxels along X, Y, Z (RAS) that a scan may have, null for any number; empty: any scan."""
+    least_shape: tuple[int, int, int] = (1, 1, 1)
+    """Voxels along X, Y, Z (RAS) that every scan has at least; one that was cut more closely has fewer."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -434,9 +436,19 @@ def check_scans(protocol: Protocol, shapes: Mapping[str, tuple[int, int, int]]) 
             expected = " or ".join(" × ".join("any" if size is None else str(size) for size in one) for one in wanted)
             mend = " or ".join(protocol.data.download.values()) or "convert them again"
             raise DataError(
-                f"case {case}: has {' × '.join(map(str, shape))} voxels, scans of protocol {protocol.name} have"
-                f" {expected}; {mend}"
+                f"case {case}: has {_times(shape)} voxels, scans of protocol {protocol.name} have {expected}; {mend}"
             )
+        least = protocol.data.least_shape
+        if any(length < number for length, number in zip(shape, least, strict=True)):
+            mend = " or ".join(protocol.data.download.values()) or "convert them again"
+            raise DataError(
+                f"case {case}: has {_times(shape)} voxels, scans of protocol {protocol.name} have at least"
+                f" {_times(least)}: this one was cut more closely around its reference; {mend}"
+            )
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
 
 
 def _fits(shape: Sequence[int], allowed: Sequence[int | None]) -> bool:
