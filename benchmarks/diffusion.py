@@ -117,12 +117,13 @@ def memory(data: DataSettings, patch: Sequence[int]) -> dict[str, dict[str, floa
     return figures
 
 
-def table(figures: dict[str, Any]) -> list[str]:
+def table(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     """Time and memory as Markdown."""
+    gpu = on_gpu.get("step", {})
     return [
-        "| figure | value |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in figures["step"].items()),
+        "| figure | CPU | GPU |",
+        "|---|---|---|",
+        *(f"| {name} | {value} | {gpu.get(name, 'not run')} |" for name, value in figures["step"].items()),
         "",
         "| patches of 112x112x80 | step (s) | peak (GiB) |",
         "|---|---|---|",

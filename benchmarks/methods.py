@@ -68,9 +68,7 @@ def measure(names: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, dict[s
 
 def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
     """Figures of one method with one network: the plan's, or that without which the method cannot work, for both."""
-    preferred = find_method(name).preferred_network
-    if preferred is not None:
-        plan = plan.model_copy(update={"network": NetworkChoice(name=preferred)})
+    plan = plan_for(plan, name)
     config, baseline = (make_config(data, plan, method) for method in (name, BASELINE))
     stages = find_method(name)(method_settings(config.method)).stages()
     demand = find_method(name).demand(method_settings(config.method))
@@ -83,6 +81,12 @@ def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
         floor += share * (demand.relative_cost if stage.unlabelled else demand.labelled_forwards)
         memory = max(memory, method.bytes / reference.bytes)
     return {"time_ratio": round(seconds, 2), "floor": round(floor, 2), "memory_ratio": round(memory, 2)}
+
+
+def plan_for(plan: Plan, name: str) -> Plan:
+    """The plan with the network without which the method cannot work, where it has one."""
+    preferred = find_method(name).preferred_network
+    return plan if preferred is None else plan.model_copy(update={"network": NetworkChoice(name=preferred)})
 
 
 @dataclass(frozen=True)
@@ -128,18 +132,18 @@ def train(config: Config, number: int, turns: Connection) -> None:
     torch.set_num_threads(1)
     keep_heap()
     before = peak_bytes()
-    run_stage(config, number, turns)
+    run_stage(config, number, Turns(turns))
     turns.send(peak_bytes() - before)
 
 
-def run_stage(config: Config, number: int, turns: Connection) -> None:
-    """Builds everything that a config names and takes the steps of one stage."""
+def run_stage(config: Config, number: int, watcher: lightning.Callback) -> None:
+    """Builds everything that a config names and takes the steps of one stage, which `watcher` times."""
     dataset = training_data(read_data(config.data), config.data.labelled)
     method, _ = build(config, dataset)
     engine = make_engine(config, dataset, open_store(config, dataset), method)
     # As if it had begun before: with the method as it is, and nothing to prepare.
     engine.spans, engine.step = [Span(method.stages()[number], 0, config.training.iterations + 1)], 1
-    make_trainer(config.training, [Turns(turns)], 1).fit(engine)
+    make_trainer(config.training, [watcher], 1).fit(engine)
 
 
 class Turns(lightning.Callback):
@@ -173,13 +177,20 @@ def make_config(data: DataSettings, plan: Plan, name: str, steps: int = WARM_UP 
     return Config(data=data, plan=plan, method=MethodChoice(name=name, settings=settings), training=training)
 
 
-def table(figures: dict[str, Any]) -> list[str]:
+COLUMNS = {"time_ratio": "time", "floor": "floor", "memory_ratio": "memory"}
+ON_GPU = {"time_ratio": "GPU time", "memory_ratio": "GPU memory"}
+
+
+def table(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     """The figures as Markdown, a row per method."""
-    columns = ("time_ratio", "floor", "memory_ratio")
-    titles = [f"{network}: {title}" for network in PLANS for title in ("time", "floor", "memory")]
+    titles = [f"{network}: {title}" for network in PLANS for title in (*COLUMNS.values(), *ON_GPU.values())]
     lines = [f"| method | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
     for name, found in figures.items():
-        cells = [f"{found[network][column]:.2f}" for network in PLANS for column in columns]
+        cells = []
+        for network in PLANS:
+            cells += [f"{found[network][column]:.2f}" for column in COLUMNS]
+            gpu = on_gpu.get(name, {}).get(network)
+            cells += ["not run" if gpu is None else f"{gpu[column]:.2f}" for column in ON_GPU]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.methods import PREPARATION, Measured, in_turns, make_config, run_stage, train
+from benchmarks.methods import PREPARATION, Measured, Turns, in_turns, make_config, run_stage, train
 from semivox.data.phantom import write_phantom
 from semivox.losses.transferable import augmentation_table, merge_moments, transferable_mean
 from semivox.methods.bidirectional_copy_paste import SIDE
@@ -110,7 +110,7 @@ def train_counted(config: Config, number: int, turns: Connection) -> None:
     """As `train`, but sends what tensors took at most."""
     torch.set_num_threads(1)
     with counted_bytes() as peak:
-        run_stage(config, number, turns)
+        run_stage(config, number, Turns(turns))
     turns.send(peak[0])
 
 
