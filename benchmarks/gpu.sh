@@ -42,7 +42,8 @@ status=0
 "$python" -m benchmarks.gpu "$results" --device "$device" --budget "${chunk_s}s" || status=$?
 [ $status -eq 0 ] || exit $status
 
-out="$results/$protocol-$labelled"
+name=$(basename "$protocol" .yaml)-$labelled
+out="$results/$name"
 if [ "$(left_s)" -gt 0 ]; then
     # shellcheck disable=SC2086 # methods are words
     "$python" -m semivox benchmark "$protocol" --data "$data" --labelled "$labelled" --method $methods \
@@ -54,7 +55,7 @@ fi
 small="$results/small"
 mkdir -p "$small"
 cp "$results"/gpu.* "$small"
-(cd "$results" && find "$protocol-$labelled" -maxdepth 2 \
+(cd "$results" && find "$name" -maxdepth 2 \
     \( -name 'results.*' -o -name config.yaml -o -name environment.json -o -name log.csv -o -name metrics.json -o -name '*.log' \) \
     -exec cp --parents {} "$small" \;)
 [ $status -eq 0 ] || exit $status

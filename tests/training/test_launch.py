@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from semivox.errors import RunError
+from semivox.errors import RunError, SettingError
 from semivox.training import fit, launch
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.run import RunFolder
@@ -71,6 +71,9 @@ def test_tasks_of_slurm_know_their_place(monkeypatch):
     given = {"SLURM_NTASKS": 6, "SLURM_PROCID": 4, "SLURM_NNODES": 3, "SLURM_LOCALID": 0, "SLURM_JOB_NAME": "train"}
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
+    with pytest.raises(SettingError, match="Use `--ntasks-per-node=6` instead"):
+        launch.launched()
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     assert launch.launched().global_rank() == 4
     assert (launch.started(), launch.nodes()) == (6, 3)
 

@@ -13,17 +13,23 @@ import torch
 import torch.distributed
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from semivox.errors import RunError
+from semivox.errors import RunError, SettingError, first_line
 
 PATIENCE = timedelta(days=1)
 """How long the others wait for the first, which may have many scans to read and to prepare."""
 
 
 def launched() -> ClusterEnvironment | None:
-    """This process's place among those that were started together; None where it is alone."""
+    """This process's place among those that were started together; None where it is alone.
+
+    Raises SettingError where Lightning cannot work with the tasks that SLURM was asked for.
+    """
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
         if kind.detect():
-            place = kind()
+            try:
+                place = kind()
+            except RuntimeError as error:
+                raise SettingError(f"the SLURM job's tasks cannot share a run: {first_line(error)}") from None
             return place if place.world_size() > 1 else None
     return None
 
