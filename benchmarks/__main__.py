@@ -2,6 +2,7 @@
 
     make bench            all of them
     python -m benchmarks metrics inference
+    python -m benchmarks methods=fixmatch,unimatch    these rows alone, beside those of before
 
 Leave the machine alone meanwhile: times are of this run, ratios are between ways that took turns in it.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,10 @@ NAMES = (
 )
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One benchmark's figures, from a fresh process on one thread."""
-    code = (
-        f"import json\nfrom benchmarks.{name} import measure\nif __name__ == '__main__': print(json.dumps(measure()))"
-    )
+def measure(name: str, rows: Sequence[str] = ()) -> dict[str, Any]:
+    """One benchmark's figures, or those of some of its rows, from a fresh process on one thread."""
+    call = f"measure({list(rows)!r})" if rows else "measure()"
+    code = f"import json\nfrom benchmarks.{name} import measure\nif __name__ == '__main__': print(json.dumps({call}))"
     # A file, not -c: benchmarks that start processes need a main module that can be imported.
     script = ROOT / "benchmarks" / f".run_{name}.py"
     script.write_text(code, encoding="utf-8")
@@ -69,6 +70,8 @@ def section(name: str, measured: dict[str, Any], on_gpu: dict[str, Any]) -> list
     table = getattr(module, "table", listing)(measured["figures"], on_gpu)
     heading = name.replace("_", " ").capitalize()
     stamp = f"`python -m benchmarks {name}` at commit {measured['commit']}, torch {measured['torch']}"
+    later = [f"{', '.join(rows)} at {commit}" for commit, rows in measured.get("later", {}).items()]
+    stamp += "".join(f"; {rows}" for rows in later)
     return [f"## {heading}", "", document, "", *table, "", stamp, ""]
 
 
@@ -107,9 +110,15 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     versions = environment()["versions"]
-    for name in names:
-        print(f"measuring {name}", file=sys.stderr, flush=True)
-        record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
+    for word in names:
+        print(f"measuring {word}", file=sys.stderr, flush=True)
+        name, _, rows = word.partition("=")
+        if rows:
+            found = measure(name, rows.split(","))
+            record[name]["figures"] |= found
+            record[name].setdefault("later", {})[commit] = list(found)
+        else:
+            record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
         atomic_write_text(RECORD, json.dumps(record, indent=1) + "\n")
     lines = [
         "# Benchmarks",
