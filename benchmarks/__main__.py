@@ -2,6 +2,7 @@
 
     make bench            all of them
     python -m benchmarks metrics inference
+    python -m benchmarks page               the page alone, anew
     python -m benchmarks methods=fixmatch,unimatch    these rows alone, beside those of before
 
 Leave the machine alone meanwhile: times are of this run, ratios are between ways that took turns in it.
@@ -103,8 +104,7 @@ def text(value: Any) -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or NAMES
-    gpu = json.loads(GPU.read_text(encoding="utf-8")) if GPU.exists() else {}
+    names = [] if sys.argv[1:] == ["page"] else sys.argv[1:] or NAMES
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -120,6 +120,12 @@ def main() -> None:
         else:
             record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
         atomic_write_text(RECORD, json.dumps(record, indent=1) + "\n")
+    write_page(record)
+
+
+def write_page(record: dict[str, Any]) -> None:
+    """docs/benchmarks.md, of what was measured here and on a GPU."""
+    gpu = json.loads(GPU.read_text(encoding="utf-8")) if GPU.exists() else {}
     lines = [
         "# Benchmarks",
         "",
