@@ -201,6 +201,19 @@ def test_cells_of_other_settings_are_refused_by_name(grid, write_protocol):
     assert len(grid("mt").finished) == 3
 
 
+def test_a_run_from_before_a_setting_was_there_was_run_with_its_default(grid, write_protocol):
+    outcome = grid("mt")
+    run = outcome.out / "mean_teacher-1-seed0" / "config.yaml"
+    config = yaml.safe_load(run.read_text())
+    del config["method"]["settings"]["teacher_mode"]
+    run.write_text(yaml.safe_dump(config))
+    assert len(grid("mt").finished) == 3
+    config["method"]["settings"]["ramp_share"] = 0.123
+    run.write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match=r"method.settings.ramp_share 0.123"):
+        grid("mt")
+
+
 def test_methods_that_are_added_later_stand_beside_the_earlier_ones(grid, stage):
     grid("mt")
     outcome = grid("cps")
