@@ -3,18 +3,21 @@
 An upper bound for evaluation, never a result: whatever is made this way says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from semivox.data.fault import Fault, FaultError
 from semivox.data.image import read_classes
 from semivox.data.labels import LabelMap
 from semivox.data.volume import Grid
 from semivox.errors import DataError
 from semivox.evaluation.matching import UNNAMED, read_references, same_names
 from semivox.inference.inputs import Input
+
+SHOWN = 3
+"""Names of scans in a message."""
 
 
 class OracleLabels:
@@ -36,13 +39,20 @@ class OracleLabels:
                 f" {', '.join(labels.foreground)}: no name is in both; give labels of what it was trained on"
             )
 
+    def refuse_absent(self, items: Sequence[Input]) -> None:
+        """Raises DataError where a scan has no label."""
+        absent = [item.case for item in items if item.case not in self.cases]
+        if absent:
+            named = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+            raise DataError(
+                f"--oracle-prompts {self.folder}: {len(absent)} of {len(items)} scans have no label there ({named});"
+                " leave them out, or add their labels"
+            )
+
     def __call__(self, item: Input, grid: Grid) -> np.ndarray:
         """Classes (X, Y, Z), uint8, of a scan, on the grid of its image; what is unknown is background.
 
-        Raises FaultError for a scan without a label, and as `read_classes` does.
+        Raises FaultError as `read_classes` does.
         """
-        if item.case not in self.cases:
-            fault = Fault(item.case, self.folder, "has no label for it", "leave the scan out, or add its label")
-            raise FaultError(fault)
         case = replace(self.cases[item.case], images=item.files)
         return self.table[read_classes(case, self.dataset, grid).array]

@@ -69,6 +69,8 @@ def predict(
     labels = None if oracle_prompts is None else oracle_labels(Path(oracle_prompts), models)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
     found = find_inputs([Path(path) for path in paths], len(first.channels))
+    if labels is not None:
+        labels.refuse_absent(found)
     keep_heap()
     return predict_inputs(
         models,
