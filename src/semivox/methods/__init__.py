@@ -28,6 +28,10 @@ METHODS = {
     "deep_co_training": "semivox.methods.deep_co_training:DeepCoTraining",
     "deep_co_training_rotation": "semivox.methods.deep_co_training_rotation:DeepCoTrainingRotation",
     "cross_teaching": "semivox.methods.cross_teaching:CrossTeaching",
+    "adversarial": "semivox.methods.adversarial:Adversarial",
+    "shape_aware": "semivox.methods.shape_aware:ShapeAware",
+    "smoothness_class_separation": "semivox.methods.smoothness_class_separation:SmoothnessClassSeparation",
+    "perturbed_strict_mean_teacher": "semivox.methods.perturbed_strict_mean_teacher:PerturbedStrictMeanTeacher",
     "uncertainty_rectified_pyramid": "semivox.methods.uncertainty_rectified_pyramid:UncertaintyRectifiedPyramid",
     "dual_task_consistency": "semivox.methods.dual_task_consistency:DualTaskConsistency",
     "mutual_consistency": "semivox.methods.mutual_consistency:MutualConsistency",
@@ -50,10 +54,6 @@ METHODS = {
     "dodnet": "semivox.methods.dodnet:DoDNet",
     "sam_assisted": "semivox.methods.sam_assisted:SamAssisted",
     "sss": "semivox.methods.sss:SSS",
-    "adversarial": "semivox.methods.adversarial:Adversarial",
-    "shape_aware": "semivox.methods.shape_aware:ShapeAware",
-    "smoothness_class_separation": "semivox.methods.smoothness_class_separation:SmoothnessClassSeparation",
-    "perturbed_strict_mean_teacher": "semivox.methods.perturbed_strict_mean_teacher:PerturbedStrictMeanTeacher",
 }
 
 ALIASES = {
