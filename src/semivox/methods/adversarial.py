@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from semivox.losses.reduction import full_precision
-from semivox.methods.adversary import DISCRIMINATOR_PASS, DISCRIMINATOR_WEIGHTS, Adversary, AdversarySettings
+from semivox.methods.adversary import Adversary, AdversarySettings, adversarial_demand
 from semivox.methods.clock import Clock
 from semivox.methods.method import Method, MethodSettings, Optimiser, Terms
 from semivox.methods.problem import Problem
@@ -47,14 +47,7 @@ class Adversarial(Method):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        return Demand(
-            views=cls.views,
-            networks=1 + DISCRIMINATOR_WEIGHTS,
-            averages=1,
-            labelled_forwards=1 + DISCRIMINATOR_PASS,
-            unlabelled_forwards=1 + 2 * DISCRIMINATOR_PASS,
-            teacher_forwards=2,  # both streams, for the discriminator
-        )
+        return adversarial_demand(cls.views)
 
     def build(self, problem: Problem) -> None:
         self.problem = problem

@@ -11,6 +11,7 @@ from semivox.losses.reduction import full_precision
 from semivox.methods.method import MethodSettings, Optimiser
 from semivox.methods.problem import Problem
 from semivox.networks.discriminator import Discriminator
+from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
 from semivox.sampling.features import channel_dropout
 
@@ -73,6 +74,18 @@ class Adversary(nn.Module):
         )
         origin = torch.cat([origins(LABELLED, labelled), origins(UNLABELLED, unlabelled)])
         return cross_entropy(logits, origin, share(valid))
+
+
+def adversarial_demand(views: Views) -> Demand:
+    """Of a segmenter and its adversary, in turns."""
+    return Demand(
+        views=views,
+        networks=1 + DISCRIMINATOR_WEIGHTS,
+        averages=1,
+        labelled_forwards=1 + DISCRIMINATOR_PASS,
+        unlabelled_forwards=1 + 2 * DISCRIMINATOR_PASS,
+        teacher_forwards=2,  # both streams, for the discriminator
+    )
 
 
 def origins(origin: int, stream: Stream) -> Tensor:
