@@ -177,6 +177,9 @@ def predict_inputs(
         probabilities=probabilities,
         class_folders=folder_names(names) if each_class else {},
     )
+    # Before anything is written: settings that do not fit are told here.
+    predictor = mean_predictor(models, settings, device)
+    prompted = None if oracle is None else Oracle(oracle, prompted_predictor(first, settings, device))
     note_model(out, models, inputs, settings, prompts=None if oracle is None else "oracle")
     for name, folder in outputs.class_folders.items():
         note_class(out / folder, first, name)
@@ -184,14 +187,14 @@ def predict_inputs(
     with progress("predicting") as report:
         return predict_cases(
             inputs,
-            mean_predictor(models, settings, device),
+            predictor,
             first.problem.plan.preparation,
             first.channels,
             labels,
             outputs,
             device=torch.device(device),
             progress=report,
-            oracle=None if oracle is None else Oracle(oracle, prompted_predictor(first, settings, device)),
+            oracle=prompted,
         )
 
 
