@@ -116,7 +116,7 @@ def main() -> None:
         if rows:
             found = measure(name, rows.split(","))
             record[name]["figures"] |= found
-            record[name].setdefault("later", {})[commit] = list(found)
+            record[name].setdefault("later", {}).setdefault(commit, []).extend(found)
         else:
             record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
         atomic_write_text(RECORD, json.dumps(record, indent=1) + "\n")

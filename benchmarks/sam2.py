@@ -88,17 +88,22 @@ def expected(demand: Demand) -> float:
     return demand.labelled_forwards + unlabelled * CLIPS["unlabelled"] / CLIPS["labelled"]
 
 
-def table(figures: dict[str, Any]) -> list[str]:
+ON_GPU = ("seconds", "gib")
+
+
+def table(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     """The figures as Markdown, a row for each size and way."""
-    return [
-        "| SAM-2 | way | step (s) | ratio | expected | peak (GiB) |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {size} | {way} | {row['seconds']:.2f} | {row['ratio']:.2f} | {row['expected']:.2f} | {row['gib']:.2f} |"
-            for size, found in figures.items()
-            for way, row in found.items()
-        ),
+    lines = [
+        "| SAM-2 | way | step (s) | ratio | expected | peak (GiB) | GPU step (s) | GPU peak (GiB) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    for size, found in figures.items():
+        for way, row in found.items():
+            gpu = on_gpu.get(size, {}).get(way)
+            cells = [f"{row[key]:.2f}" for key in ("seconds", "ratio", "expected", "gib")]
+            cells += ["not run" if gpu is None else f"{gpu[key]:.2f}" for key in ON_GPU]
+            lines.append(f"| {size} | {way} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":
