@@ -31,6 +31,7 @@ import torch
 
 from semivox.data.phantom import write_phantom
 from semivox.methods import METHODS, find_method
+from semivox.networks import find_network
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
 from semivox.training.config import Config, DataSettings, MethodChoice, TrainingSettings, method_settings
@@ -61,7 +62,7 @@ def measure(names: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, dict[s
         dataset = write_phantom(Path(folder) / "phantom", cases=4, labelled=2, test=0, size=SCAN)
         data = DataSettings(datasets=(dataset.root,), store=Path(folder) / "store")
         for name in names:
-            figures[name] = {network: relative(data, plan, name) for network, plan in PLANS.items()}
+            figures[name] = {network: relative(data, plan, name) for network, plan in PLANS.items() if fits(plan, name)}
             print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
     return figures
 
@@ -81,6 +82,12 @@ def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
         floor += share * (demand.relative_cost if stage.unlabelled else demand.labelled_forwards)
         memory = max(memory, method.bytes / reference.bytes)
     return {"time_ratio": round(seconds, 2), "floor": round(floor, 2), "memory_ratio": round(memory, 2)}
+
+
+def fits(plan: Plan, name: str) -> bool:
+    """Whether the network without which the method cannot work reads patches as the plan has them."""
+    preferred = find_method(name).preferred_network
+    return preferred is None or plan.dimensions in find_network(preferred).dimensionalities
 
 
 def plan_for(plan: Plan, name: str) -> Plan:
@@ -188,7 +195,8 @@ def table(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     for name, found in figures.items():
         cells = []
         for network in PLANS:
-            cells += [f"{found[network][column]:.2f}" for column in COLUMNS]
+            own = found.get(network)
+            cells += ["–" if own is None else f"{own[column]:.2f}" for column in COLUMNS]
             gpu = on_gpu.get(name, {}).get(network)
             cells += ["not run" if gpu is None else f"{gpu[column]:.2f}" for column in ON_GPU]
         lines.append(f"| {name} | {' | '.join(cells)} |")
