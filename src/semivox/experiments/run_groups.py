@@ -110,9 +110,10 @@ def group_runs(runs: Sequence[Path]) -> tuple[list[RunGroup], list[str], str]:
     grouped: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record, config in zip(records, _whole_configs(records), strict=True):
         # What is none says nothing: a run of an older version lacks the setting.
-        told = ((key, value) for key, value in flatten(config) if key not in BESIDE and value != NOTHING)
-        prompts = ((PROMPTS, found) for found in [prompts_of(record)] if found)
-        grouped.setdefault((*told, *prompts), []).append(record)
+        told = [(key, value) for key, value in flatten(config) if key not in BESIDE and value != NOTHING]
+        if prompts := prompts_of(record):
+            told.append((PROMPTS, prompts))
+        grouped.setdefault(tuple(told), []).append(record)
     for members in grouped.values():
         _check_seeds(members)
     names = titles([dict(settings) for settings in grouped])
