@@ -299,7 +299,12 @@ def test_a_truncated_picture_is_one_line_that_names_the_file(tmp_path: Path, end
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"hello", b"\x1f\x8b nonsense", b"\0" * 2000, gzip.compress(b"hello" * 500)])
+# Named, for the bytes of a gzip file hold the second in which it was made: two workers would collect different tests.
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"\x1f\x8b nonsense", b"\0" * 2000, gzip.compress(b"hello" * 500)],
+    ids=["text", "broken gzip", "zeros", "gzip of text"],
+)
 def test_what_is_no_nifti_is_told(tmp_path: Path, content: bytes) -> None:
     for name in ("scan.nii.gz", "scan.nii"):
         (tmp_path / name).write_bytes(content)
