@@ -15,6 +15,7 @@ from semivox.evaluation.statistics import compare_paired
 from semivox.experiments.compare import Comparison, Group, Pair, Spread
 from semivox.experiments.comparison_files import write_comparison
 from semivox.experiments.protocol import Figure, Published
+from semivox.experiments.results import overview
 
 NASTY = '<s>"one"</s> & 50%_$x$'
 SCORES = np.random.default_rng(0).uniform(0.5, 0.9, (8, 3))
@@ -36,6 +37,7 @@ def group(place, name, **changes):
         "seeds": (0, 1),
         "iterations": (100, 100),
         "minutes": (1.0, 2.0),
+        "commits": (None, None),
         "scores": scores(SCORES[:, place]),
         "domains": {},
         "tasks": {},
@@ -162,3 +164,11 @@ def test_json_is_whole_with_null_for_nan(comparison, tmp_path):
 def test_another_ending_is_refused_in_one_line(comparison, tmp_path):
     with pytest.raises(SettingError, match=r"comparison\.pdf: name a file that ends in \.json, \.html, \.csv, \.tex"):
         written(comparison, tmp_path, ".pdf")
+
+
+def test_rows_tell_the_commits_of_their_runs_where_one_is_known(comparison):
+    assert "commit" not in overview(comparison).header
+    first, second, third = comparison.groups
+    known = replace(second, commits=("abc1234", "abc1234", None), seeds=(0, 1, 2))
+    table = overview(replace(comparison, groups=(first, known, third)))
+    assert [dict(zip(table.header, row, strict=True))["commit"] for row in table.rows] == ["–", "abc1234, –", "–"]

@@ -66,6 +66,8 @@ class Group:
     iterations: tuple[int, ...]
     minutes: tuple[float, ...]
     """Of training."""
+    commits: tuple[str | None, ...]
+    """Of Semivox, where the runs came from a checkout of it."""
     scores: Scores
     domains: dict[str, Scores]
     """Domain → the scores of its cases; empty where all cases are of one, or each domain is a task."""
@@ -195,6 +197,7 @@ def _summarise(group: RunGroup, configuration: str, classes: list[str], protocol
         seeds=tuple(record.config.get("seed", 0) for record in records),
         iterations=tuple(training.get("iterations", 0) for training in trainings),
         minutes=tuple(record.log.minutes for record in records),
+        commits=tuple(record.environment.get("versions", {}).get("commit") for record in records),
         scores=_spreads(group, classes),
         domains={name: _spreads(part, classes) for name, part in group.domains.items()},
         tasks={name: _spreads(part, classes) for name, part in group.tasks.items()},

@@ -68,11 +68,15 @@ def overview(comparison: Comparison) -> TextTable:
         for row, group in zip(rows, comparison.groups, strict=True):
             dices = [as_published(DICE, figure.dice) for figure in figures(group) if figure.dice is not None]
             row.append(" / ".join(dices) or DASH)
+    if any(any(group.commits) for group in comparison.groups):
+        header.append("commit")
+        for row, group in zip(rows, comparison.groups, strict=True):
+            row.append(", ".join(dict.fromkeys(commit or DASH for commit in group.commits)))
     title = (
         "Mean over classes and cases ± deviation over seeds (95 % interval over patients); selection: which step's"
         " model is scored; empty: structures of which nothing was predicted"
     )
-    return TextTable(title, tuple(header), tuple(map(tuple, rows)), words=("selection",))
+    return TextTable(title, tuple(header), tuple(map(tuple, rows)), words=("selection", "commit"))
 
 
 def by_selection(comparison: Comparison) -> TextTable | None:
