@@ -39,7 +39,7 @@ def adversarial(bench, network, batch):
         else:
             loss = cross_entropy(logits, logits.detach().argmax(1), stream.valid)
         (gradient,) = torch.autograd.grad(loss * 1e4, image)
-        moved.append(stream.image + EPSILON * gradient.sign())
+        moved.append(stream.image + EPSILON * gradient.sign() * stream.valid.unsqueeze(1))
     return torch.cat(moved)
 
 
@@ -128,6 +128,20 @@ def test_an_adversarial_scan_is_one_step_away_and_fools_whom_it_is_made_for():
             for image in (batch.labelled.image, labelled)
         )
     assert after > before
+
+
+def test_outside_the_scan_nothing_is_changed():
+    bench = make_bench()
+    batch, seen = bench.batch(), []
+    inside = torch.from_numpy(pad_some(batch)).unsqueeze(1)
+    for network in networks(bench):
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    bench.losses(batch)
+    clean, _, against_second, against_first = seen
+    for fooling in (against_first, against_second):
+        step = (fooling - clean).abs()
+        assert (step * ~inside).max() == 0
+        assert (step * inside).max() > 0
 
 
 def test_making_adversarial_scans_leaves_no_gradient_and_no_change_of_the_batch():

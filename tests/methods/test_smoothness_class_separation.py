@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from semivox.data.labels import IGNORE, LabelMap
 from semivox.methods.problem import Problem
-from semivox.methods.smoothness_class_separation import SmoothnessClassSeparation, surely_known
+from semivox.methods.smoothness_class_separation import SmoothnessClassSeparation
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.preparation.settings import Normalisation, Preparation
 from semivox.testing import Workbench
@@ -207,14 +207,36 @@ def test_the_selectors_choose_and_do_not_move_the_features():
         assert any(parameter.grad.abs().max() > 0 for parameter in selector.parameters())
 
 
-def test_background_that_may_hide_a_class_is_no_background():
+def test_a_sample_whose_task_leaves_a_class_out_teaches_neither_it_nor_the_background_it_hides_in(monkeypatch):
     bench = make()
-    stream = bench.batch().labelled
-    stream.known[0, 1] = False
-    known = surely_known(stream)
-    assert not (known[0] == 0).any()
-    assert torch.equal(known[0][stream.label[0] > 0], stream.label[0][stream.label[0] > 0])
-    assert torch.equal(known[1], stream.label[1])
+    method, batch = bench.method, bench.batch()
+    labelled = batch.labelled
+    labelled.known[0, 1] = False
+    labelled.label[0, :6], labelled.label[0, 6:9] = 1, 2
+    seen, drawn = [], method.drawn
+    monkeypatch.setattr(method, "drawn", lambda maps, label, *rest: seen.append(label) or drawn(maps, label, *rest))
+    bench.losses(batch)
+    remembered, known, _ = seen
+    for label in (remembered, known):
+        assert not torch.isin(label[0], torch.tensor([0, 1])).any()
+    sure = labelled.label[0] > 1
+    assert torch.equal(known[0][sure], labelled.label[0][sure])
+    assert torch.equal(known[1], labelled.label[1])
+
+
+def test_the_demand_is_two_kept_passes_one_at_a_time_and_a_power_step():
+    bench = make()
+    passes = []
+    bench.method.network.register_forward_hook(lambda module, inputs, output: passes.append(output.requires_grad))
+    bench.method.network.encoder.register_forward_hook(lambda module, inputs, output: passes.append("encoded"))
+    parts = bench.method.parts(bench.batch(), bench.clock)
+    next(parts)
+    assert passes == ["encoded"]
+    next(parts)
+    assert passes == ["encoded"] + 2 * ["encoded", True]
+    demand = SmoothnessClassSeparation.demand(bench.method.settings)
+    assert demand.labelled_forwards == demand.unlabelled_forwards == demand.parts == 2
+    assert demand.relative_cost == pytest.approx((3 + 2 + 3) / 3 * 2)
 
 
 def test_what_one_part_kept_is_gone_when_the_next_begins():

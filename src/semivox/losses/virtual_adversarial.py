@@ -40,7 +40,7 @@ def smoothness_dice(logits: Tensor, target: Tensor, weight: Tensor | None = None
     """Mean over classes of 1 - (2 Σpq + s) / (Σp² + Σq² + s), p = softmax(logits); a scalar, 0 where p = q.
 
     logits, target: (B, K, *space), q the probabilities without the change. weight: (B, *space) float or bool; 0 if
-    nothing counts. Wu et al., SS-Net, MICCAI 2022: their 3-D code takes the foreground alone and the Dice without
-    squares, whose best value for soft predictions is not at p = q; their 2-D code is this.
+    nothing counts. Wu et al., SS-Net, MICCAI 2022: their 2-D code is this; in 3-D it has one Dice without squares over
+    both classes together, 1 - the mean over voxels of Σ_c p_c q_c, which is best not at p = q but where p is sure.
     """
     return dice_soft(full_precision(logits).softmax(1), target, weight).mean()

@@ -74,7 +74,7 @@ class DeepCoTraining(Method):
         valid = torch.cat([labelled.valid, unlabelled.valid])
         logits_1, logits_2 = self.first(images), self.second(images)
         (supervised_1, adversarial_1), (supervised_2, adversarial_2) = (
-            self.supervised_and_fooled(images, logits, batch) for logits in (logits_1, logits_2)
+            self.supervised_and_fooled(images, valid, logits, batch) for logits in (logits_1, logits_2)
         )
         differences = (
             kl_divergence(logits_2.detach(), self.first(adversarial_2), valid),
@@ -91,15 +91,17 @@ class DeepCoTraining(Method):
             "difference_2": ramp * self.settings.difference_weight / 2 * differences[1],
         }
 
-    def supervised_and_fooled(self, images: Tensor, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def supervised_and_fooled(
+        self, images: Tensor, valid: Tensor, logits: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
         """The supervised loss of a network whose `logits` (B, K, *space) of the `images` are given, and the images
-        moved one step against it (B, C, *space), without gradient."""
+        moved one step against it (B, C, *space), without gradient; padding stays as it is."""
         of_labelled, of_unlabelled = logits.split([len(batch.labelled), len(batch.unlabelled)])
         supervised = self.problem.supervised_loss(of_labelled, batch.labelled)
         own = cross_entropy(of_unlabelled, hard_labels(of_unlabelled, batch.unlabelled.valid))
         # A sum over voxels has the mean's sign, and is not lost in half precision.
         (gradient,) = torch.autograd.grad((supervised + own) * images[:, 0].numel(), images, retain_graph=True)
-        return supervised, images.detach() + self.settings.perturbation * gradient.sign()
+        return supervised, images.detach() + self.settings.perturbation * gradient.sign() * valid.unsqueeze(1)
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         if self.settings.evaluate == "first":

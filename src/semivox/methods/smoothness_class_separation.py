@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from semivox.data.labels import IGNORE
 from semivox.losses.class_separation import class_separation
-from semivox.losses.partial import hidden_classes
+from semivox.losses.partial import certain_label
 from semivox.losses.reduction import full_precision
 from semivox.losses.virtual_adversarial import adversarial_direction, smoothness_dice
 from semivox.methods.class_memory import ClassMemory, VoxelMLP
@@ -45,8 +45,9 @@ class SmoothnessClassSeparation(Method):
     (`background: false`). Also different: queries are drawn, `queries` per class and scan, for a matrix of all voxels
     is huge in 3-D; L_sup is that of every method (there Dice alone), and L_vat's Dice has squares (see
     `losses.virtual_adversarial`); p(x) is the prediction that the other terms have, where the code computes it again;
-    voxels whose label does not know all classes are not taken for background. What is evaluated is a moving average of
-    the weights, as for every method here.
+    voxels whose label does not know all classes are not taken for background; selectors have ReLU and see features as
+    they are (there leaky ones, and normalised features of the memory). What is evaluated is a moving average of the
+    weights, as for every method here.
     """
 
     class Settings(MethodSettings):
@@ -79,8 +80,11 @@ class SmoothnessClassSeparation(Method):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        # Three passes: the prediction, the power step, the changed image. Each is gone when the next begins.
-        return Demand(views=cls.views, averages=1, labelled_forwards=3, unlabelled_forwards=3, parts=3)
+        # Kept are the pass of the images and that of the changed ones, of which one is gone when the other begins.
+        # Between them is the power step, a pass and a gradient to both streams' images alone.
+        return Demand(
+            views=cls.views, averages=1, labelled_forwards=2, unlabelled_forwards=2, teacher_forwards=4, parts=2
+        )
 
     def build(self, problem: Problem) -> None:
         self.problem = problem
@@ -112,7 +116,8 @@ class SmoothnessClassSeparation(Method):
         supervised, student = logits.split(sizes)
         of_labelled, of_unlabelled = penultimate.split(sizes)
 
-        known = surely_known(labelled)
+        assert labelled.label is not None
+        known = certain_label(labelled.label, labelled.known)
         right = known.masked_fill(supervised.argmax(1) != known, IGNORE)
         self.remember(*self.drawn(of_labelled, right, labelled))
         predicted = student.argmax(1).masked_fill(~unlabelled.valid, IGNORE)
@@ -175,10 +180,3 @@ class SmoothnessClassSeparation(Method):
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         return (self.average,)
-
-
-def surely_known(stream: Stream) -> Tensor:
-    """The label (B, *space), `IGNORE` also where background may hide a class that the sample's task does not know."""
-    assert stream.label is not None
-    partly = hidden_classes(stream.known).any(1).view(-1, *[1] * (stream.label.ndim - 1))
-    return stream.label.masked_fill(partly & (stream.label == 0), IGNORE)
