@@ -74,7 +74,15 @@ def test_settings_of_the_transformer_reach_it():
     assert any(type(module).__name__ == "DropPath" and module.drop_prob > 0.2 for module in names.values())
 
 
-@pytest.mark.parametrize("wrong", [{"transformer_width": 20}, {"transformer_width": 0}, {"transformer_window": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"transformer_width": 20},
+        {"transformer_width": 0},
+        {"transformer_window": 1},
+        {"transformer_depths": (2, 2, 0, 2)},
+    ],
+)
 def test_a_transformer_that_cannot_be_built_is_refused(wrong):
     with pytest.raises(ValidationError):
         CrossTeaching.Settings(**wrong)

@@ -207,6 +207,14 @@ def test_the_selectors_choose_and_do_not_move_the_features():
         assert any(parameter.grad.abs().max() > 0 for parameter in selector.parameters())
 
 
+@in_2d_and_3d
+def test_one_query_and_one_place_are_enough(dimensions):
+    bench = make(dimensions, queries=1, memory_size=1)
+    terms = bench.losses(bench.batch())
+    assert bench.method.memory.stored.any()
+    assert terms["separation_labelled"] > 0
+
+
 def test_a_sample_whose_task_leaves_a_class_out_teaches_neither_it_nor_the_background_it_hides_in(monkeypatch):
     bench = make()
     method, batch = bench.method, bench.batch()

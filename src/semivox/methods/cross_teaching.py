@@ -4,7 +4,7 @@ from math import gcd
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from semivox.losses.pseudo_label import confident_dice
@@ -50,6 +50,13 @@ class CrossTeaching(Method):
         """Share of the transformer's residual branches left out in training; 0.2 in the public script."""
         average_decay: float = Field(0.99, ge=0, lt=1)
         """α: decay of the evaluated average of the CNN's weights."""
+
+        @field_validator("transformer_depths")
+        @classmethod
+        def _check_depths(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
+            if min(depths) < 1:
+                raise ValueError(f"{list(depths)} leaves a level without attention; give each 1 block or more")
+            return depths
 
     settings: Settings
     views = Views(labelled=("weak",), unlabelled=("weak",))

@@ -137,7 +137,7 @@ class SmoothnessClassSeparation(Method):
 
     def projected(self, features: Tensor, counted: Tensor) -> Tensor:
         """The projection of features (K, N, E), with statistics of all classes together."""
-        return self.projection(features.flatten(0, 1).unsqueeze(0), counted.view(1, -1)).view(*counted.shape, -1)
+        return self.projection(features.flatten(0, 1).unsqueeze(0), counted.reshape(1, -1)).view(*counted.shape, -1)
 
     @torch.no_grad()
     def remember(self, features: Tensor, candidates: Tensor) -> None:
@@ -152,7 +152,7 @@ class SmoothnessClassSeparation(Method):
         """L_c of features (K, N, E) of which some count (K, N); the selectors learn from it, but not the features from
         the selectors."""
         projected = self.projected(features, counted)
-        queries = self.prediction(projected.flatten(0, 1).unsqueeze(0), counted.view(1, -1)).view_as(projected)
+        queries = self.prediction(projected.flatten(0, 1).unsqueeze(0), counted.reshape(1, -1)).view_as(projected)
         scores = self.query_selector(queries.detach(), counted).squeeze(2)
         kept, stored = self.memory.features, self.memory.stored
         return class_separation(queries, scores, counted, kept, self.memory_selector(kept, stored).squeeze(2), stored)
