@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from semivox.data.labels import IGNORE
-from semivox.methods.dual_views import CRITICS
+from semivox.methods.dual_views import CRITIC_PASS, CRITICS
+from semivox.methods.method import in_parts
 from semivox.testing import Workbench
 
 NAME = "dual_views"
@@ -15,7 +16,7 @@ def make_bench(dimensions=2, **settings) -> Workbench:
     bench = Workbench(NAME, dimensions, settings=settings, dropout=False).decide()
     with torch.no_grad():  # critics that have learnt: what they say differs from voxel to voxel
         for critic in bench.method.critics:
-            critic.affines[-1].weight.mul_(20)
+            critic.layers[-1].scale.mul_(20)
     return bench
 
 
@@ -98,15 +99,43 @@ def test_each_network_passes_once_a_step():
     assert calls == [4, 4]
 
 
+def test_a_critic_sees_what_is_made_as_the_demand_says_and_of_labels_one_voxel_per_class():
+    bench = make_bench()
+    method, batch = bench.method, bench.batch()
+    seen = []
+    for critic in method.critics:
+        critic.register_forward_hook(lambda module, inputs, output: seen.append((len(output), output.requires_grad)))
+    parts = [[*in_parts(function())] for _, function in method.steps(batch, bench.clock)]
+    assert [len(own) for own in parts] == [1, 2], "one critic after the other"
+    labelled, unlabelled = len(batch.labelled), len(batch.unlabelled)
+    of_labels = (bench.problem.classes, True)
+    assert seen == [*[(unlabelled, False)] * 2, *[of_labels, (labelled + unlabelled, True)] * 2]
+    demand = method.demand(method.settings)
+    counts = demand.labelled_forwards - 2, demand.unlabelled_forwards - 2, demand.teacher_forwards
+    assert counts == pytest.approx([2 * CRITIC_PASS] * 3)
+
+
 def test_what_a_task_does_not_annotate_is_no_true_mask():
     bench = make_bench()
     stream = bench.batch().labelled
     stream.known[0] = torch.tensor([False, True, *[False] * (bench.problem.classes - 2)])
-    masks, certain = bench.method.true_masks(stream)
-    label = stream.label[0]
-    assert torch.equal(certain[0], label == 1)
-    assert torch.equal(masks[0, 0] > 0, label == 1)
-    assert torch.equal(certain[1], stream.label[1] != IGNORE)
+    stream.label[1, :3] = IGNORE
+    masks, voxels = bench.method.true_masks(stream)
+    classes = range(bench.problem.classes)
+    assert [mask.flatten().tolist() for mask in masks] == [[float(k == own) for k in classes[1:]] for own in classes]
+    expected = [(stream.label[1] == k).sum() + (k == 1) * (stream.label[0] == 1).sum() for k in classes]
+    assert voxels.flatten().tolist() == expected
+
+
+def test_where_no_label_is_known_critics_learn_what_is_made_alone():
+    bench = make_bench()
+    batch = bench.batch()
+    batch.labelled.label.fill_(IGNORE)
+    terms = bench.losses(batch)
+    with torch.no_grad():
+        images = torch.cat([batch.labelled.image, batch.unlabelled.image])
+        said = bench.method.critics[0](bench.method.first(images).softmax(1)[:, 1:])
+    assert terms["critic_1"].item() == pytest.approx(torch.nn.functional.softplus(said).mean().item(), rel=1e-4)
 
 
 def test_the_setting_says_who_predicts():

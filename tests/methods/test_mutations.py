@@ -823,8 +823,8 @@ MUTATIONS = (
     Mutation(
         "dual_views",
         "critics do not learn what true masks are",
-        "taken_for_made(critic(foreground(own)), valid)",
-        "taken_for_made(critic(foreground(own)), valid) - taken_for_true(critic(true), certain)",
+        "taken_for_true(critic(masks), voxels)",
+        "taken_for_made(critic(masks), voxels)",
         "test_the_terms_equal_a_slow_version[2]",
     ),
     Mutation(

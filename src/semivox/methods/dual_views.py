@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semivox.data.labels import IGNORE
 from semivox.losses.critic import taken_for_made, taken_for_true, vouched_for
@@ -21,6 +20,9 @@ from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
 
 CRITICS = "critics"
+CRITIC_PASS = 0.06
+"""Of a critic: its operations in units of V-Net's and of the 2-D U-Net's. It waits for memory, so that on a CPU it
+takes three times as long as that; what it keeps is gone when the other one begins."""
 
 
 class DualViews(Method):
@@ -64,7 +66,16 @@ class DualViews(Method):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
-        return Demand(views=cls.views, networks=2, averages=2, labelled_forwards=2, unlabelled_forwards=2)
+        # Of the unlabelled maps each critic first says where they are to be followed, without gradient.
+        passes, critics = 2 + 2 * CRITIC_PASS, 2 * CRITIC_PASS
+        return Demand(
+            views=cls.views,
+            networks=2,
+            averages=2,
+            labelled_forwards=passes,
+            unlabelled_forwards=passes,
+            teacher_forwards=critics,
+        )
 
     def build(self, problem: Problem) -> None:
         self.problem = problem
@@ -73,7 +84,7 @@ class DualViews(Method):
         self.first_average = problem.average(self.first, self.settings.average_decay)
         self.second_average = problem.average(self.second, self.settings.average_decay)
         maps = problem.classes - 1
-        self.critics = nn.ModuleList(VoxelCritic(problem.dimensions, maps) for _ in range(2))
+        self.critics = nn.ModuleList(VoxelCritic(maps) for _ in range(2))
 
     def optimisers(self) -> Sequence[Optimiser]:
         return (
@@ -120,22 +131,22 @@ class DualViews(Method):
             "vouched_2": weight * kl_divergence(own_1.detach(), own_2, kept_2),
         }
 
-    def critic_terms(self, made: Sequence[Tensor], batch: Batch) -> Terms:
-        """What each critic learns, of what its network made (B, K, *space) of both streams, without gradient."""
-        true, certain = self.true_masks(batch.labelled)
+    def critic_terms(self, made: Sequence[Tensor], batch: Batch) -> Iterator[Terms]:
+        """What each critic learns, of what its network made (B, K, *space) of both streams, without gradient. Critic by
+        critic: the other one keeps nothing for its backward pass meanwhile."""
+        masks, voxels = self.true_masks(batch.labelled)
         valid = torch.cat([batch.labelled.valid, batch.unlabelled.valid])
-        return {
-            f"critic_{number}": taken_for_true(critic(true), certain) + taken_for_made(critic(foreground(own)), valid)
-            for number, (critic, own) in enumerate(zip(self.critics, made, strict=True), start=1)
-        }
+        for number, (critic, own) in enumerate(zip(self.critics, made, strict=True), start=1):
+            true = taken_for_true(critic(masks), voxels)
+            yield {f"critic_{number}": true + taken_for_made(critic(foreground(own)), valid)}
 
     def true_masks(self, stream: Stream) -> tuple[Tensor, Tensor]:
-        """The labels' foreground maps (B, K - 1, *space), and where they are known (B, *space)."""
+        """All that a true mask can say of a voxel, (K, K - 1, 1): a class's foreground maps; and how many voxels say
+        so, (K, 1). To a critic, which looks at single voxels, that is all the labels."""
         assert stream.label is not None
         label = certain_label(stream.label, stream.known)
-        certain = label != IGNORE
-        one_hot = F.one_hot(label.masked_fill(~certain, 0), self.problem.classes).movedim(-1, 1)
-        return foreground(one_hot.to(stream.image.dtype)), certain
+        voxels = label[label != IGNORE].bincount(minlength=self.problem.classes)
+        return foreground(torch.eye(len(voxels), device=label.device)).unsqueeze(2), voxels.unsqueeze(1)
 
     def inference_modules(self) -> tuple[nn.Module, ...]:
         if self.settings.evaluate == "first":

@@ -6,46 +6,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semivox.networks.layers import CONVOLUTIONS
-
 WIDTHS = (16, 32, 64)
 
 
 class VoxelCritic(nn.Module):
     """Masks (B, `maps`, *space), hard or soft → logits (B, *space); above 0 where a voxel is taken for true.
 
-    1³ convolutions without bias to 16, 32, 64 channels and 1, each followed by a scale and a shift per channel, all but
-    the last by a leaky ReLU of slope 0.2: the critic of Co-BioNet (Peiris et al., 2023), with its 2,866 parameters for
-    one map. There the scales and shifts are batch norm's; what it normalises with is left out here, since true and made
-    masks differ in just those statistics, and a voxel's logit must not depend on padding or on other processes. The
-    public code has a leaky ReLU after the last one too, which presses the logits of what is made towards 0.
+    1³ convolutions to 16, 32, 64 channels and 1, each with a scale and a shift per channel, all but the last followed
+    by a leaky ReLU of slope 0.2: the critic of Co-BioNet (Peiris et al., 2023), with its 2,866 parameters for one map.
+    There the scales and shifts are batch norm's; what it normalises with is left out here, since true and made masks
+    differ in just those statistics, and a voxel's logit must not depend on padding or on other processes. The public
+    code has a leaky ReLU after the last one too, which presses the logits of what is made towards 0.
     """
 
-    def __init__(self, dimensions: int, maps: int) -> None:
+    def __init__(self, maps: int) -> None:
         super().__init__()
         widths = (maps, *WIDTHS, 1)
-        make = CONVOLUTIONS[dimensions]
-        self.levels = nn.ModuleList(
-            make(inputs, outputs, kernel_size=1, bias=False) for inputs, outputs in itertools.pairwise(widths)
-        )
-        self.affines = nn.ModuleList(Affine(dimensions, outputs) for outputs in widths[1:])
+        self.layers = nn.ModuleList(ScaledLinear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
 
     def forward(self, masks: Tensor) -> Tensor:
-        x = masks
-        for level, affine in zip(self.levels, self.affines, strict=True):
-            x = affine(level(x))
-            if level is not self.levels[-1]:
-                x = F.leaky_relu(x, 0.2)
-        return x.squeeze(1)
+        *hidden, last = self.layers
+        x = masks.movedim(1, -1).flatten(0, -2)
+        for layer in hidden:
+            x = F.leaky_relu(layer(x), 0.2, inplace=True)
+        return last(x).view(len(masks), *masks.shape[2:])
 
 
-class Affine(nn.Module):
-    """A scale, at first 1, and a shift, at first 0, of each channel."""
+class ScaledLinear(nn.Linear):
+    """A linear layer with a scale, at first 1, and a shift, at first 0, of each output."""
 
-    def __init__(self, dimensions: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, *[1] * dimensions))
-        self.bias = nn.Parameter(torch.zeros(channels, *[1] * dimensions))
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.scale = nn.Parameter(torch.ones(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight + self.bias
+        # A scale of the weights is one of the outputs, without a pass over them.
+        return F.linear(x, self.scale.unsqueeze(1) * self.weight, self.shift)
