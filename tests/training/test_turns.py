@@ -1,5 +1,7 @@
 """Networks that take turns: each has an optimiser of its own, and neither step disturbs the other."""
 
+import copy
+
 import pytest
 import torch
 from test_resume import assert_equal, killed_at, trained
@@ -8,6 +10,7 @@ from torch import nn
 from semivox.losses.cross_entropy import cross_entropy
 from semivox.methods import METHODS
 from semivox.methods.method import Method, Optimiser
+from semivox.networks.layers import in_evaluation_mode
 from semivox.planning.demand import Demand, Views
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.fit import fit
@@ -105,3 +108,20 @@ def test_both_optimisers_resume_exactly(make_config, tmp_path, monkeypatch, step
     fit(config, run)
     assert_equal(load_checkpoint(run.last), whole)
     assert len(whole["optimisers"]) == 2
+
+
+def test_in_half_precision_too_a_turn_sees_the_weights_that_the_turn_before_moved(make_config, tmp_path, monkeypatch):
+    """Autocast may keep the halved weights of a whole step; then the discriminator would see the old segmenter, and a
+    network that first labels without gradient would get none after it."""
+    steps, same = Adversary.steps, []
+
+    def compared(method, batch, clock):
+        for name, function in steps(method, batch, clock):
+            yield name, function
+            with torch.no_grad(), in_evaluation_mode(method.segmenter):
+                fresh = copy.deepcopy(method.segmenter)
+                same.append(torch.equal(method.segmenter(batch.labelled.image), fresh(batch.labelled.image)))
+
+    monkeypatch.setattr(Adversary, "steps", compared)
+    trained(make_config("adversary", iterations=2, precision="bf16"), tmp_path / "run")
+    assert same == [True] * 4
