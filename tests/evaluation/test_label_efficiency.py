@@ -95,7 +95,16 @@ def test_fewer_than_three_numbers_are_refused():
         label_curve([4, 4, 8], made([4, 4, 8]))
 
 
-@pytest.mark.parametrize("dice", [np.full((3, 5), 1.0), np.full((3, 5), 0.0), np.array([[0.9], [0.7], [0.5]])])
+def test_one_patient_and_a_run_without_a_score_are_refused():
+    with pytest.raises(ValueError, match="needs 2 patients"):
+        label_curve([2, 4, 8], made([2, 4, 8]), ["p"] * made([2, 4, 8]).shape[1])
+    with pytest.raises(ValueError, match="every run a score"):
+        label_curve([2, 4, 8], np.array([[0.5, 0.6], [0.6, 0.7], [math.nan, math.nan]]))
+
+
+@pytest.mark.parametrize(
+    "dice", [np.full((3, 5), 1.0), np.full((3, 5), 0.0), np.array([[0.9] * 2, [0.7] * 2, [0.5] * 2])]
+)
 def test_perfect_hopeless_and_falling_scores_have_a_curve_too(dice):
     curve = label_curve([1, 5, 30], dice, resamples=50)
     assert np.isfinite([curve.off, *curve.fitted, *curve.low, *curve.high]).all()

@@ -65,6 +65,11 @@ def test_methods_that_are_all_alike_share_the_middle_rank():
     assert ranking.cliques == ((0, 1, 2),)
 
 
+def test_methods_that_only_rounding_tells_apart_are_alike():
+    scores = np.repeat([[0.1 + 0.2, 0.3, 0.3]], 8, axis=0)
+    assert rank_methods(scores) == rank_methods(np.full((8, 3), 0.3))
+
+
 def test_patients_are_ranked_by_the_mean_of_their_cases(scores):
     halves = np.repeat(scores, 2, axis=0) + np.tile([[0.01], [-0.01]], (20, 1))
     patients = np.repeat([f"p{number:02}" for number in range(20)], 2)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from semivox.evaluation.statistics import bootstrap_interval, compare_paired, holm, summarise
+from semivox.evaluation.statistics import bootstrap_interval, compare_paired, holm, mean_of_defined, summarise
 
 
 def slow_interval(values, groups, draws, seed):
@@ -96,6 +96,26 @@ def test_pairs_with_an_undefined_value_are_left_out():
 def test_equal_scores_do_not_differ():
     paired = compare_paired(np.ones(5), np.ones(5))
     assert (paired.difference, paired.low, paired.high, paired.p_value) == (0, 0, 0, 1)
+
+
+def test_patients_without_a_difference_leave_an_exact_test_of_the_others():
+    """Five of one sign cannot come below 2 / 2^5, however many patients stand beside them in whom nothing differs."""
+    differences = np.zeros(20)
+    differences[:5] = 0.1
+    assert compare_paired(differences, np.zeros(20)).p_value == pytest.approx(2 / 2**5)
+    differences[:7] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -0.05]
+    assert compare_paired(differences, np.zeros(20)).p_value == pytest.approx(4 / 2**7)
+
+
+def test_means_that_only_rounding_tells_apart_are_equal():
+    seeds = np.random.default_rng(5).uniform(0.5, 0.9, (3, 200))
+    first, second = mean_of_defined(seeds, axis=0), mean_of_defined(seeds[::-1], axis=0)
+    assert (first != second).any()  # the same numbers, added up the other way round
+    paired = compare_paired(first, second)
+    assert (paired.p_value, paired.bootstrap_p_value) == (1, 1)
+    # Differences of 0.1 in either direction tie; as they are, 0.3 - 0.2 is less than 0.2 - 0.1.
+    ends = np.array([[0.2, 0.1], [0.3, 0.2], [0.3, 0.4], [0.5, 0.4], [0.7, 0.6], [0.9, 0.8], [1.0, 0.9]])
+    assert compare_paired(*ends.T).p_value == pytest.approx(2 * (1 + 7) / 2**7)
 
 
 def test_nothing_in_common_gives_nan():

@@ -199,6 +199,22 @@ def test_only_common_cases_are_paired(make_run, dice):
     assert (found.n, found.difference) == (4, pytest.approx((dice[1] - dice[0])[2:6, 0].mean()))
 
 
+def test_runs_without_a_case_in_common_say_so_and_have_no_table_of_tests(make_run, dice):
+    other = make_run("other", dice[1], cases=[f"x{case}" for case in CASES])
+    comparison = compare([make_run("first", dice[0], method="supervised"), other])
+    assert differences(comparison) is None
+    assert any("mean_teacher and supervised have no scored case in common" in remark for remark in remarks(comparison))
+
+
+def test_structures_without_prediction_are_counted_where_the_row_is_scored(make_run, dice):
+    missed = dice[0].copy()
+    missed[0, 0] = missed[7, 0] = missed[1, 1] = math.nan
+    first = make_run("first", missed)
+    second = make_run("second", dice[1][1:], cases=CASES[1:], seed=1)  # without the first case
+    third = make_run("third", dice[2], method="supervised", names=("a", "c"))  # without class b
+    assert [group.empty_predictions for group in compare([first, second, third]).groups] == [1, 0]
+
+
 def test_a_missed_structure_does_not_flatter_the_paired_distance(make_run, dice):
     """Without class b of the missed case on both sides, the mean over classes would compare a with a and b."""
     poor = dice[0].copy()
@@ -417,3 +433,13 @@ def test_two_numbers_of_labels_are_refused_a_curve(make_run, dice):
     assert any("no curve over labels for mean_teacher: 2 numbers" in note for note in comparison.refused)
     gone = make_run("gone", dice[3], labelled=8)
     assert any("where a model folder is gone" in note for note in compare([*runs, gone]).refused)
+
+
+@pytest.mark.parametrize("cases", [CASES[:1], None], ids=["one case", "none in common"])
+def test_a_curve_of_fewer_than_two_patients_is_refused(make_run, dice, cases):
+    runs = [
+        with_labels(make_run(f"run{n}", dice[0][:1], labelled=n, cases=cases or [f"case{n}"]), n) for n in (1, 2, 4)
+    ]
+    comparison = compare(runs)
+    assert comparison.curves == {}
+    assert any("no curve over labels for mean_teacher: its runs share fewer" in note for note in comparison.refused)

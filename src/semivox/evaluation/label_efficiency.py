@@ -16,6 +16,9 @@ from semivox.evaluation.statistics import CONFIDENCE, draws, group_sums
 LEAST_NUMBERS = 3
 """Through two numbers of labels every curve goes."""
 
+LEAST_PATIENTS = 2
+"""Of one patient every draw is the same, and an interval without width."""
+
 RESAMPLES = 1000
 MORE = 10
 """So many further labelled scans are valued."""
@@ -71,13 +74,16 @@ def label_curve(
 ) -> LabelCurve:
     """Fits `dice` (run, case) of runs with so many `labelled` scans each; NaN is undefined and left out.
 
-    groups: the patient of each case. Raises ValueError for fewer than three different numbers of labels.
+    groups: the patient of each case. Raises ValueError for fewer than three different numbers of labels, fewer than two
+    patients, of whom nothing could be drawn, and a run without any value.
     """
     numbers = np.asarray(labelled, dtype=float)
     different = np.unique(numbers)
     if len(different) < LEAST_NUMBERS:
         raise ValueError(f"a curve needs {LEAST_NUMBERS} numbers of labelled scans, not {len(different)}")
     sums, counts = group_sums(dice.T, groups)  # (patient, run)
+    if len(sums) < LEAST_PATIENTS or not counts.sum(axis=0).all():
+        raise ValueError(f"a curve needs {LEAST_PATIENTS} patients, and every run a score")
     means = sums.sum(axis=0) / counts.sum(axis=0)
     best = _fit(numbers, means)
     grid = np.geomspace(different[0], different[-1], 60)

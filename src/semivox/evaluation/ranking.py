@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata
 
-from semivox.evaluation.statistics import group_sums, holm, signed_rank_p
+from semivox.evaluation.statistics import DECIMALS, group_sums, holm, signed_rank_p
 
 SIGNIFICANT = 0.05
 
@@ -46,7 +46,7 @@ def rank_methods(scores: np.ndarray, groups: Sequence[str] | None = None) -> Ran
     sums, counts = group_sums(scores[known], kept)
     if scores.shape[1] < LEAST_METHODS or len(sums) < LEAST_GROUPS:
         return None
-    means = sums / counts
+    means = np.round(sums / counts, DECIMALS)
     ranks = rankdata(-means, axis=1).mean(axis=0)
     alike = bool((means == means[:, :1]).all())
     statistic, p_value = (0.0, 1.0) if alike else map(float, friedmanchisquare(*means.T))

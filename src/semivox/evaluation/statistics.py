@@ -16,6 +16,9 @@ from scipy.stats import wilcoxon
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
+DECIMALS = 12
+"""Of scores and their means where it matters whether two are equal: the next ones are the order of summation's."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -152,15 +155,22 @@ def compare_paired(
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
-    """p of the two-sided Wilcoxon signed-rank test of independent differences; 1 where all are zero."""
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    """p of the two-sided Wilcoxon signed-rank test of independent differences; 1 where all are zero.
+
+    Zeros are left out first: they say nothing of the sign, and with them SciPy would take its approximation where the
+    few that are left have an exact p.
+    """
+    rounded = np.round(differences, DECIMALS)
+    known = rounded[rounded != 0]
+    return float(wilcoxon(known).pvalue) if known.size else 1.0
 
 
 def _bootstrap_p(means: np.ndarray) -> float:
     """Twice the smaller share of drawn mean differences on one side of zero, the observed one counted with it."""
     if np.isnan(means).any():
         return math.nan
-    side = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    rounded = np.round(means, DECIMALS)
+    side = min(int((rounded <= 0).sum()), int((rounded >= 0).sum()))
     return min(2 * (side + 1) / (means.size + 1), 1.0)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from semivox.errors import SettingError
-from semivox.evaluation.label_efficiency import LEAST_NUMBERS, LabelCurve, label_curve
+from semivox.evaluation.label_efficiency import LEAST_NUMBERS, LEAST_PATIENTS, LabelCurve, label_curve
 from semivox.evaluation.ranking import LEAST_GROUPS, LEAST_METHODS, Ranking, rank_methods
 from semivox.evaluation.scores import METRICS
 from semivox.evaluation.statistics import Paired, bootstrap_interval, compare_paired, mean_of_defined
@@ -183,7 +183,8 @@ def _summarise(group: RunGroup, configuration: str, classes: list[str], protocol
         score["empty"] == "prediction"
         for record in records
         for entry in (record.metrics or {})["cases"]
-        for score in entry["scores"].values()
+        for name, score in entry["scores"].items()
+        if name in classes and entry["case"] in group.cases
     ]
     trainings = [record.config.get("training", {}) for record in records]
     protocol = group.protocol
@@ -275,17 +276,23 @@ def _curves(groups: list[RunGroup], refused: list[str]) -> dict[str, LabelCurve]
     for name, own in zip(names, methods.values(), strict=True):
         known = [group for group in own if all("labelled_cases" in record.facts for record in group.records)]
         labelled = [record.facts["labelled_cases"] for group in known for record in group.records]
-        if len(set(labelled)) >= LEAST_NUMBERS:
-            cases = _shared(known)
-            parts = [group.of(cases) for group in known]
-            dice = np.concatenate([mean_of_defined(part.values[..., METRICS.index("dice")], axis=2) for part in parts])
-            curves[name] = label_curve(labelled, dice, parts[0].patients)
-        elif len(own) > 1:
+        if len(set(labelled)) < LEAST_NUMBERS:
             gone = "" if len(known) == len(own) else " (where a model folder is gone, its number is not known)"
+            if len(own) > 1:
+                refused.append(
+                    f"no curve over labels for {name}: {len(set(labelled))} numbers of labelled scans{gone}, and"
+                    f" through fewer than {LEAST_NUMBERS} any curve goes"
+                )
+            continue
+        cases = _shared(known)
+        parts = [group.of(cases) for group in known]
+        dice = np.concatenate([mean_of_defined(part.values[..., METRICS.index("dice")], axis=2) for part in parts])
+        if len(set(parts[0].patients)) < LEAST_PATIENTS or np.isnan(dice).all(axis=1).any():
             refused.append(
-                f"no curve over labels for {name}: {len(set(labelled))} numbers of labelled scans{gone}, and through"
-                f" fewer than {LEAST_NUMBERS} any curve goes"
+                f"no curve over labels for {name}: its runs share fewer than {LEAST_PATIENTS} scored patients"
             )
+            continue
+        curves[name] = label_curve(labelled, dice, parts[0].patients)
     return curves
 
 

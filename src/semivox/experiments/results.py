@@ -39,6 +39,8 @@ def remarks(comparison: Comparison) -> list[str]:
     if chosen:
         told.append(f"the step was chosen on the scored cases themselves, which flatters: {'; '.join(chosen)}")
     for pair in comparison.pairs:
+        if not pair.scores[MEAN]["dice"].n:
+            told.append(f"{pair.second} and {pair.first} have no scored case in common, and are not compared")
         settings = [name for name in pair.settings if not name.startswith("data.labelled")]
         if settings:
             told.append(f"{pair.second} and {pair.first} differ in more than the method: {', '.join(settings)}")
@@ -95,9 +97,9 @@ def by_selection(comparison: Comparison) -> TextTable | None:
 
 
 def differences(comparison: Comparison, over: str = "cases") -> TextTable | None:
-    """The paired tests over all cases, or over "classes", "domains" or "tasks"; None where there are none."""
+    """The paired tests over all cases, or over "classes", "domains" or "tasks"; None where nothing could be tested."""
     family = next((family for family in families(comparison) if family.over == over), None)
-    if family is None:
+    if family is None or not family.number:
         return None
     parts = {"cases": (), "classes": ("class",), "domains": ("domain",), "tasks": ("task",)}[over]
     rivals = {test.first for test in family.tests}
