@@ -79,7 +79,7 @@ def relative(data: DataSettings, plan: Plan, name: str) -> dict[str, float]:
         method, reference = in_turns(partial(train, config, number), partial(train, baseline, 0))
         share = stage.share / whole
         seconds += share * statistics.median(a / b for a, b in zip(method.seconds, reference.seconds, strict=True))
-        floor += share * (demand.relative_cost if stage.unlabelled else demand.labelled_forwards)
+        floor += share * (demand.relative_cost if stage.unlabelled else demand.labelled_cost)
         memory = max(memory, method.bytes / reference.bytes)
     return {"time_ratio": round(seconds, 2), "floor": round(floor, 2), "memory_ratio": round(memory, 2)}
 

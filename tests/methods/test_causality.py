@@ -163,9 +163,10 @@ def test_max_steps_raise_the_dependence_and_the_networks_lower_it():
     assert dependence() < 0.9 * told
 
 
-def test_the_coefficients_have_adam_at_a_constant_rate_of_their_own():
+def test_the_coefficients_have_adam_at_a_constant_rate_of_their_own_and_do_not_decay():
     main, coefficients = make_bench("causality").method.optimisers()
     assert (coefficients.kind, coefficients.learning_rate, coefficients.schedule) == ("adam", 2e-2, "constant")
+    assert coefficients.weight_decay == 0
     assert main.kind is None
     assert not {id(p) for module in main.modules for p in module.parameters()} & {
         id(p) for p in coefficients.modules[0].parameters()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from slow_pseudo_labels import cut, log_likelihoods, softmax
 
+from semivox.methods.perturbed_strict_mean_teacher import OWN_DECODER_PASS
 from semivox.sampling.mixing import boxes
 from semivox.testing import Workbench
 
@@ -98,6 +99,23 @@ def test_teachers_search_in_evaluation_mode_and_are_afterwards_as_their_mode_say
     for teacher in method.teachers():
         assert teacher.module.training == (mode == "train")
         assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_demand_counts_each_pass_of_the_teachers():
+    bench = make()
+    method, batch = bench.method, bench.batch()
+    weak, decoded = [], []
+    for teacher in method.teachers():
+        teacher.register_forward_hook(lambda module, inputs, output: weak.append(len(output)))
+        teacher.module.decoder.register_forward_hook(
+            # A gradient to the features alone is another pass.
+            lambda module, inputs, output: decoded.append(len(output[-1]) * (1 + output[-1].requires_grad))
+        )
+    bench.losses(batch)
+    search = (sum(decoded) - sum(weak)) * OWN_DECODER_PASS
+    demand = method.demand(method.settings)
+    assert sum(weak) + search == pytest.approx(demand.teacher_forwards * len(batch.unlabelled))
+    assert demand.labelled_forwards == demand.unlabelled_forwards == 1
 
 
 def moved(bench, step):

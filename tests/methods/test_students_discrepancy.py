@@ -182,12 +182,17 @@ def test_who_predicts_is_a_setting(evaluate, predict_with):
     assert method.inference_modules() == {"both": (first, second), "first": (first,), "second": (second,)}[predict_with]
 
 
-def test_the_demand_counts_the_usual_second_network_as_larger():
-    kind = find_method("sdcl")
+def test_the_demand_names_the_second_network_that_is_built_and_counts_the_usual_one_as_larger():
+    kind, bench = find_method("sdcl"), make_bench()
+    (own,) = kind.demand(bench.method.settings).companions
+    built = bench.problem.network(own.name, **own.settings)
+    shapes = [{name: p.shape for name, p in net.named_parameters()} for net in (built, bench.method.second_student)]
+    assert shapes[0] == shapes[1]
     usual = kind.demand(method_settings(Workbench(NAME).config.method))  # as a run's config.yaml has them
     equal = kind.demand(kind.Settings(second_network={"name": "vnet"}))
-    assert (equal.networks, equal.averages, equal.labelled_forwards, equal.teacher_forwards) == (2, 2, 2, 1)
-    assert usual.labelled_forwards > 3 < usual.networks
+    # Two passes of as many mixes as there are labelled samples, and the teacher's.
+    assert (equal.labelled_cost, equal.relative_cost) == pytest.approx((2, 2 + 1 / 3))
+    assert usual.labelled_cost > 3
 
 
 def test_odd_batches_are_refused_by_name():

@@ -110,6 +110,19 @@ def test_a_companion_adds_what_its_own_network_costs():
     assert beside.relative_cost == twice.relative_cost == 4
 
 
+def test_a_companion_that_sees_less_costs_less_and_its_averages_are_weights():
+    unlabelled = Demand(views=Views(unlabelled=("weak",)), unlabelled_forwards=1)
+    like_the_plans = Companion("vnet", {"width": 16, "levels": 3}, 1.0, unlabelled_forwards=0, averages=1)
+    beside = replace(unlabelled, companions=(like_the_plans,))
+    same = replace(unlabelled, networks=2, averages=1, labelled_forwards=2)
+    options = {"autocast": torch.float32, "flop_per_s": 1e11}
+    one = plan((32, 32, 32), levels=3)
+    found, expected = (estimate(one, demand, 1, 2, **options) for demand in (beside, same))
+    assert (found.step_s, found.peak_gib) == pytest.approx((expected.step_s, expected.peak_gib))
+    assert beside.relative_cost == same.relative_cost == 3
+    assert beside.labelled_cost == same.labelled_cost == 2
+
+
 def test_seconds_follow_the_speed_of_the_device():
     fast, slow = (estimate(plan((32, 32, 32)), Demand(), 1, 2, flop_per_s=speed).step_s for speed in (2e11, 1e11))
     assert slow == pytest.approx(2 * fast)

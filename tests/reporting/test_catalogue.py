@@ -42,8 +42,10 @@ def test_a_method_is_explained_under_its_alias_too():
 
 def test_a_network_beside_the_plans_is_told_of():
     lines = describe_method("cross_teaching").splitlines()
-    assert any(line.startswith("networks: 2 trained") for line in lines)
-    assert "beside the plan's network: monai:SwinUNETR, one pass of each sample" in lines
+    assert any(line.startswith("networks: 2 trained, 1 averaged") for line in lines)
+    said = "passes of monai:SwinUNETR, beside the plan's network: 1 of each labelled sample, 1 of each unlabelled one"
+    assert said in lines
+    assert any(line.startswith("networks: 2 trained, 2 averaged") for line in describe_method("sdcl").splitlines())
 
 
 def test_cost_counts_a_pass_without_gradient_as_a_third():

@@ -78,7 +78,15 @@ class Independence(Method):
         networks = tuple(module for module in self.children() if module is not self.coefficients)
         return (
             Optimiser("main", networks),
-            Optimiser("coefficients", (self.coefficients,), "adam", self.settings.coefficient_rate, "constant"),
+            # I_i does not change with the length of P's rows: to shorten them by decay would only hide its gradient.
+            Optimiser(
+                "coefficients",
+                (self.coefficients,),
+                kind="adam",
+                learning_rate=self.settings.coefficient_rate,
+                schedule="constant",
+                weight_decay=0.0,
+            ),
         )
 
     def steps(self, batch: Batch, clock: Clock) -> Iterator[tuple[str, Callable[[], Terms | Iterator[Terms]]]]:

@@ -20,7 +20,7 @@ from semivox.methods.bidirectional_copy_paste import (
 from semivox.methods.clock import Clock
 from semivox.methods.method import MethodSettings, Optimiser, Terms
 from semivox.methods.problem import Problem
-from semivox.planning.demand import Demand
+from semivox.planning.demand import Companion, Demand
 from semivox.planning.plan import NetworkChoice
 from semivox.sampling.batch import Batch
 
@@ -28,9 +28,8 @@ RESIDUAL_ENCODER = NetworkChoice(
     name="residual_encoder_unet", settings={"width": 16, "max_width": 256, "blocks": [1, 3, 4, 6, 3]}
 )
 """Blocks per level as in ResNet-34, after a first level of one; channels as in V-Net and U-Net."""
-SECOND_PASS, SECOND_WEIGHTS = 2.2, 2.5
-"""B as above in units of A: 2.1 to 2.3 of the operations of V-Net and the 2-D U-Net, 1.8 to 2.8 of V-Net's weights (6
-of the U-Net's). Any other B counts as one."""
+SECOND_PASS = 2.2
+"""B as above in units of A: 2.1 to 2.3 of the operations of V-Net and the 2-D U-Net. Any other B counts as one."""
 
 
 class StudentsDiscrepancy(BidirectionalCopyPaste):
@@ -68,11 +67,11 @@ class StudentsDiscrepancy(BidirectionalCopyPaste):
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
         assert isinstance(settings, StudentsDiscrepancy.Settings)
-        usual = settings.second_network == RESIDUAL_ENCODER
-        passes, weights = (SECOND_PASS, SECOND_WEIGHTS) if usual else (1.0, 1.0)
-        return replace(
-            super().demand(settings), networks=1 + weights, averages=1 + weights, labelled_forwards=1 + passes
-        )
+        choice = settings.second_network
+        cost = SECOND_PASS if choice == RESIDUAL_ENCODER else 1.0
+        # As A: two mixes of half a batch each.
+        second = Companion(choice.name, choice.settings, cost, labelled_forwards=1, unlabelled_forwards=0, averages=1)
+        return replace(super().demand(settings), companions=(second,))
 
     def build(self, problem: Problem) -> None:
         super().build(problem)

@@ -118,7 +118,10 @@ def step_flop(plan: Plan, demand: Demand, network: Forward) -> float:
     """Operations of one step: a backward pass costs two forward passes."""
     labelled, unlabelled = samples(plan, demand)
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
-    beside = 3 * (labelled + unlabelled) * sum(other.flop for other in network.companions)
+    beside = 3 * sum(
+        other.flop * (labelled * asked.labelled_forwards + unlabelled * asked.unlabelled_forwards)
+        for asked, other in zip(demand.companions, network.companions, strict=True)
+    )
     return network.flop * (3 * trained + unlabelled * demand.teacher_forwards) + beside
 
 
@@ -138,11 +141,14 @@ def peak_bytes(
     # Weights and two moments of each trained network, weights of each average; Adam's, which SGD does not exceed.
     others = sum(other.parameter_bytes for other in network.companions)
     weights = network.parameter_bytes * (3 * demand.networks + demand.averages) + 3 * others
+    companions = [*zip(demand.companions, network.companions, strict=True)]
+    weights += sum(other.parameter_bytes * asked.averages for asked, other in companions)
     at_once = trained / demand.parts
     loss_maps = LOSS_MAPS * classes * voxels * 4
     kept = at_once * (network.kept + loss_maps) + network.weight_copies * demand.networks
-    for other in network.companions:
-        kept += (labelled + unlabelled) / demand.parts * (other.kept + loss_maps) + other.weight_copies
+    for asked, other in companions:
+        beside = labelled * asked.labelled_forwards + unlabelled * asked.unlabelled_forwards
+        kept += beside / demand.parts * (other.kept + loss_maps) + other.weight_copies
     together = labelled + unlabelled * bool(demand.unlabelled_forwards or demand.teacher_forwards)
     largest = max(each.largest for each in (network, *network.companions))
     passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * largest * together

@@ -40,13 +40,18 @@ class Views:
 
 @dataclass(frozen=True)
 class Companion:
-    """A trained network of another kind beside the plan's, by its name and settings; one kept forward of each sample
-    of both streams."""
+    """A trained network of another kind beside the plan's, by its name and settings."""
 
     name: str
     settings: Mapping[str, Any]
     cost: float
     """Of a pass, in units of the plan's network's, as far as that can be said without a plan."""
+    labelled_forwards: float = 1
+    """Kept forwards of each labelled sample."""
+    unlabelled_forwards: float = 1
+    """Of each unlabelled one."""
+    averages: int = 0
+    """Averaged copies."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class Demand:
 
         The floor of what the formula needs: a pass with its backward pass counts three, one without gradient one.
         """
-        unlabelled = self.unlabelled_forwards + self.teacher_forwards / 3
-        own = self.labelled_forwards + unlabelled * self.views.unlabelled_batches
-        return own + (1 + self.views.unlabelled_batches) * sum(companion.cost for companion in self.companions)
+        beside = sum(other.cost * other.unlabelled_forwards for other in self.companions)
+        unlabelled = self.unlabelled_forwards + self.teacher_forwards / 3 + beside
+        return self.labelled_cost + unlabelled * self.views.unlabelled_batches
+
+    @property
+    def labelled_cost(self) -> float:
+        """The same of a step that sees the labelled stream alone."""
+        return self.labelled_forwards + sum(other.cost * other.labelled_forwards for other in self.companions)

@@ -63,17 +63,21 @@ def aliases_of(name: str) -> list[str]:
 def needs(Kind: type[Method]) -> list[str]:
     """What a method asks for: one line each for settings, views, networks, passes and cost."""
     demand = Kind.demand(Kind.Settings())
-    views = demand.views
+    views, others = demand.views, demand.companions
     targets = "; signed distance maps of the labels" if views.signed_distance else ""
     requires = f"; the network must give {', '.join(sorted(Kind.requires))}" if Kind.requires else ""
     return [
         f"covers: {', '.join(Kind.covers)}",
         f"views: labelled {', '.join(views.labelled)}; unlabelled {', '.join(views.unlabelled) or 'none'}{targets}",
-        f"networks: {demand.networks + len(demand.companions):g} trained, {demand.averages:g} averaged or frozen"
-        f"{requires}",
+        f"networks: {demand.networks + len(others):g} trained,"
+        f" {demand.averages + sum(other.averages for other in others):g} averaged or frozen{requires}",
         f"passes a step: {demand.labelled_forwards:g} of each labelled sample, {demand.unlabelled_forwards:g} of each"
         f" unlabelled one, {demand.teacher_forwards:g} without gradient",
-        *(f"beside the plan's network: {other.name}, one pass of each sample" for other in demand.companions),
+        *(
+            f"passes of {other.name}, beside the plan's network: {other.labelled_forwards:g} of each labelled sample,"
+            f" {other.unlabelled_forwards:g} of each unlabelled one"
+            for other in others
+        ),
         f"cost: {demand.relative_cost:.1f} times the arithmetic of a labelled-only step",
     ]
 
