@@ -141,8 +141,9 @@ MUTATIONS = (
         "cross_pseudo_supervision",
         "networks begin alike",
         "self.second = problem.network()",
-        "self.second = problem.network()\n        self.second.load_state_dict(self.first.state_dict())",
+        "self.second = problem.network()\n    self.second.load_state_dict(self.first.state_dict())",
         "test_the_two_networks_begin_with_different_weights",
+        function="semivox.methods.two_networks:TwoNetworks.build",
     ),
     Mutation(
         "fixmatch",

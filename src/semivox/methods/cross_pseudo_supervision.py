@@ -1,21 +1,21 @@
 """Cross pseudo supervision (CPS)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from semivox.data.labels import IGNORE
 from semivox.losses.cross_entropy import cross_entropy
 from semivox.methods.clock import Clock
-from semivox.methods.method import Method, MethodSettings, Terms
-from semivox.methods.problem import Problem
+from semivox.methods.method import MethodSettings, Terms
+from semivox.methods.two_networks import TwoNetworks
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
 
 
-class CrossPseudoSupervision(Method):
+class CrossPseudoSupervision(TwoNetworks):
     """Semi-supervised semantic segmentation with cross pseudo supervision (Chen et al., CVPR 2021).
 
     Two networks of different initialisation see the same batch; on unlabelled scans each learns from the other's hard
@@ -26,15 +26,11 @@ class CrossPseudoSupervision(Method):
     chooses. What is evaluated is a moving average of the weights, as for every method here.
     """
 
-    class Settings(MethodSettings):
+    class Settings(TwoNetworks.Settings):
         consistency_weight: float = Field(0.1, ge=0)
         """λ_max: weight of the cross supervision once the ramp is at its top."""
         ramp_share: float = Field(1.0, ge=0, le=1)
         """R/t_max: share of the run over which the sigmoid ramp λ(t) grows."""
-        average_decay: float = Field(0.99, ge=0, lt=1)
-        """α: decay of the evaluated averages of the weights."""
-        evaluate: Literal["first", "mean"] = "mean"
-        """first: network 1 predicts. mean: the mean of both networks' probabilities."""
 
     settings: Settings
     views = Views(labelled=("weak",), unlabelled=("weak",))
@@ -43,13 +39,6 @@ class CrossPseudoSupervision(Method):
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
         return Demand(views=cls.views, networks=2, averages=2, labelled_forwards=2, unlabelled_forwards=2)
-
-    def build(self, problem: Problem) -> None:
-        self.problem = problem
-        self.first = problem.network()
-        self.second = problem.network()
-        self.first_average = problem.average(self.first, self.settings.average_decay)
-        self.second_average = problem.average(self.second, self.settings.average_decay)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         labelled, unlabelled = batch.labelled, batch.unlabelled
@@ -65,11 +54,6 @@ class CrossPseudoSupervision(Method):
             "cross_1": weight * cross_entropy(logits_1, hard_labels(logits_2, unlabelled.valid)),
             "cross_2": weight * cross_entropy(logits_2, hard_labels(logits_1, unlabelled.valid)),
         }
-
-    def inference_modules(self) -> tuple[nn.Module, ...]:
-        if self.settings.evaluate == "first":
-            return (self.first_average,)
-        return self.first_average, self.second_average
 
 
 def hard_labels(logits: Tensor, valid: Tensor) -> Tensor:

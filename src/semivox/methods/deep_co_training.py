@@ -1,22 +1,22 @@
 """Deep co-training of two networks."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from semivox.losses.cross_entropy import cross_entropy
 from semivox.losses.divergence import jensen_shannon, kl_divergence
 from semivox.methods.clock import Clock
 from semivox.methods.cross_pseudo_supervision import hard_labels
-from semivox.methods.method import Method, MethodSettings, Terms
-from semivox.methods.problem import Problem
+from semivox.methods.method import MethodSettings, Terms
+from semivox.methods.two_networks import TwoNetworks
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch
 
 
-class DeepCoTraining(Method):
+class DeepCoTraining(TwoNetworks):
     """Deep co-training for semi-supervised image recognition (Qiao et al., ECCV 2018), in the two-network form for
     segmentation (Peng et al., Pattern Recognition 2020).
 
@@ -36,7 +36,7 @@ class DeepCoTraining(Method):
     The benchmark SSL4MIS gives the name to something else, which is `deep_co_training_rotation` here.
     """
 
-    class Settings(MethodSettings):
+    class Settings(TwoNetworks.Settings):
         agreement_weight: float = Field(10.0, ge=0)
         """λ_cot: weight of the agreement once the ramp is at its top."""
         difference_weight: float = Field(0.5, ge=0)
@@ -45,10 +45,6 @@ class DeepCoTraining(Method):
         """R/t_max: share of the run over which the sigmoid ramps λ(t) grow."""
         perturbation: float = Field(0.05, gt=0)
         """ε: by how much an adversarial scan differs in each voxel, in units of the prepared intensities."""
-        average_decay: float = Field(0.99, ge=0, lt=1)
-        """α: decay of the evaluated averages of the weights."""
-        evaluate: Literal["first", "mean"] = "mean"
-        """first: network 1 predicts. mean: the mean of both networks' probabilities."""
 
     settings: Settings
     views = Views(labelled=("weak",), unlabelled=("weak",))
@@ -60,13 +56,6 @@ class DeepCoTraining(Method):
         return Demand(
             views=cls.views, networks=2, averages=2, labelled_forwards=4, unlabelled_forwards=4, teacher_forwards=4
         )
-
-    def build(self, problem: Problem) -> None:
-        self.problem = problem
-        self.first = problem.network()
-        self.second = problem.network()
-        self.first_average = problem.average(self.first, self.settings.average_decay)
-        self.second_average = problem.average(self.second, self.settings.average_decay)
 
     def losses(self, batch: Batch, clock: Clock) -> Terms:
         labelled, unlabelled = batch.labelled, batch.unlabelled
@@ -102,8 +91,3 @@ class DeepCoTraining(Method):
         # A sum over voxels has the mean's sign, and is not lost in half precision.
         (gradient,) = torch.autograd.grad((supervised + own) * images[:, 0].numel(), images, retain_graph=True)
         return supervised, images.detach() + self.settings.perturbation * gradient.sign() * valid.unsqueeze(1)
-
-    def inference_modules(self) -> tuple[nn.Module, ...]:
-        if self.settings.evaluate == "first":
-            return (self.first_average,)
-        return self.first_average, self.second_average

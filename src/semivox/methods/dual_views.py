@@ -1,7 +1,7 @@
 """Uncertainty-guided dual views (Co-BioNet)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,8 +13,9 @@ from semivox.losses.divergence import kl_divergence
 from semivox.losses.partial import certain_label
 from semivox.losses.reduction import full_precision
 from semivox.methods.clock import Clock
-from semivox.methods.method import Method, MethodSettings, Optimiser, Terms
+from semivox.methods.method import MethodSettings, Optimiser, Terms
 from semivox.methods.problem import Problem
+from semivox.methods.two_networks import TwoNetworks
 from semivox.networks.voxel_critic import VoxelCritic
 from semivox.planning.demand import Demand, Views
 from semivox.sampling.batch import Batch, Stream
@@ -25,7 +26,7 @@ CRITIC_PASS = 0.06
 takes three times as long as that; what it keeps is gone when the other one begins."""
 
 
-class DualViews(Method):
+class DualViews(TwoNetworks):
     """Uncertainty-guided dual-views for semi-supervised volumetric medical image segmentation (Peiris et al., Nature
     Machine Intelligence 2023), Co-BioNet.
 
@@ -42,7 +43,7 @@ class DualViews(Method):
     only; here views are weak as everywhere. What predicts is the mean of moving averages of both networks.
     """
 
-    class Settings(MethodSettings):
+    class Settings(TwoNetworks.Settings):
         supervised_weight: float = Field(0.7, ge=0)
         """λ_s: weight of CE + Dice; 1 on Pancreas-CT."""
         unlabelled_weight: float = Field(1.0, ge=0)
@@ -55,10 +56,6 @@ class DualViews(Method):
         """μ: by how much more where the own critic sees through the own network."""
         critic_learning_rate: float = Field(1e-4, gt=0)
         """Learning rate of the critics' AdamW, with a cosine schedule over the run."""
-        average_decay: float = Field(0.99, ge=0, lt=1)
-        """α: decay of the evaluated averages of the weights."""
-        evaluate: Literal["first", "mean"] = "mean"
-        """first: network 1 predicts. mean: the mean of both networks' probabilities."""
 
     settings: Settings
     views = Views(labelled=("weak",), unlabelled=("weak",))
@@ -78,11 +75,7 @@ class DualViews(Method):
         )
 
     def build(self, problem: Problem) -> None:
-        self.problem = problem
-        self.first = problem.network()
-        self.second = problem.network()
-        self.first_average = problem.average(self.first, self.settings.average_decay)
-        self.second_average = problem.average(self.second, self.settings.average_decay)
+        super().build(problem)
         maps = problem.classes - 1
         self.critics = nn.ModuleList(VoxelCritic(maps) for _ in range(2))
 
@@ -147,11 +140,6 @@ class DualViews(Method):
         label = certain_label(stream.label, stream.known)
         voxels = label[label != IGNORE].bincount(minlength=self.problem.classes)
         return foreground(torch.eye(len(voxels), device=label.device)).unsqueeze(2), voxels.unsqueeze(1)
-
-    def inference_modules(self) -> tuple[nn.Module, ...]:
-        if self.settings.evaluate == "first":
-            return (self.first_average,)
-        return self.first_average, self.second_average
 
 
 def foreground(maps: Tensor) -> Tensor:
