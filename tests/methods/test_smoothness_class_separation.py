@@ -172,6 +172,34 @@ def test_the_memory_keeps_projections_of_rightly_predicted_voxels_by_their_rank(
     assert method.memory.stored[0].all()
 
 
+def test_what_ranks_for_the_memory_goes_by_averaged_statistics_and_leaves_no_trace_in_them():
+    bench = make()
+    method, stream = bench.method, bench.batch().labelled
+    with torch.no_grad():
+        maps = method.network.decode(method.network.encode(stream.image))[-1]
+    features, candidates = method.drawn(maps, stream.label, stream)
+    buffers = {name: buffer.clone() for name, buffer in method.named_buffers() if not name.startswith("memory")}
+    method.remember(features, candidates.clone())
+    of_all = method.memory.features[1].clone()
+    for name, buffer in buffers.items():
+        assert torch.equal(dict(method.named_buffers())[name], buffer), name
+    assert method.projection.training
+    assert method.query_selector.training
+    candidates[2:] = False
+    method.remember(features, candidates)
+    torch.testing.assert_close(method.memory.features[1], of_all)
+
+
+def test_the_ramp_and_its_weight_are_of_smoothness_and_separation_alone():
+    whole, part = (make(consistency_weight=weight, ramp_share=1.0) for weight in (1.0, 0.3))
+    one, other = (bench.losses(bench.batch()) for bench in (whole, part))
+    assert other.pop("supervised") == one["supervised"]
+    assert len(other) == 3
+    for name, term in other.items():
+        assert term.item() == pytest.approx(0.3 * one[name].item(), rel=1e-4)
+        assert term > 0
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_the_background_has_a_memory_unless_it_is_refused_one(background):
     bench = make(background=background)
