@@ -5,21 +5,21 @@
 Steps are those of `methods` with the literature's patches and batches (V-Net 2 + 2 of 112x112x80, U-Net 12 + 12 of
 256x256), inference is that of `inference`. Seconds are of the wall clock, once the GPU has done what it was given;
 memory is what tensors took at most at once. Each figure has a process of its own and lies in RESULTS/gpu.json from then
-on, where it is not measured again. Exit code 3: the time was up before all was measured. On a CPU (`--device cpu`)
-patches are small and nothing is meant: it shows that the script works.
+on, where it is not measured again. What failed is named there and at the end of every call, and measured again where
+its entry is taken out. Exit code 3: the time was up before all was measured. On a CPU (`--device cpu`) patches are
+small and nothing is meant: it shows that the script works.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,15 @@ import lightning
 import torch
 
 from benchmarks import inference
-from benchmarks.methods import BASELINE, PLANS, SCAN, make_config, plan_for, run_stage
+from benchmarks.methods import BASELINE, PLANS, SCAN, fits, make_config, plan_for, run_stage
+from benchmarks.own_process import in_own_process
 from semivox.atomic import atomic_write_text
 from semivox.cli.benchmark import duration
 from semivox.data.phantom import write_phantom
-from semivox.errors import first_line
 from semivox.methods import METHODS, find_method
 from semivox.planning.plan import BatchSize, Plan
 from semivox.training.config import DataSettings, method_settings
+from semivox.training.environment import commit
 
 LEFT = 3
 """Exit code while something is left to measure."""
@@ -66,6 +67,8 @@ def steps(name: str, device: str) -> dict[str, dict[str, float]]:
         dataset = write_phantom(Path(folder) / "phantom", cases=4, labelled=2, test=0, size=scan)
         data = DataSettings(datasets=(dataset.root,), store=Path(folder) / "store")
         for network, plan in plans(device).items():
+            if not fits(plan, name):
+                continue
             second, memory = step_of(data, plan_for(plan, name), name, device)
             reference_s, reference_gib = step_of(data, plan_for(plan, name), BASELINE, device)
             found[network] = {
@@ -86,6 +89,7 @@ def step_of(data: DataSettings, plan: Plan, name: str, device: str) -> tuple[flo
     seconds = memory = 0.0
     for number, stage in enumerate(stages):
         if device == "cuda":
+            gc.collect()  # what ran before and refers to itself still holds memory
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         clock = Clock()
@@ -157,31 +161,34 @@ def main() -> int:
     given.results.mkdir(parents=True, exist_ok=True)
     file = given.results / "gpu.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"figures": {}, "failed": {}}
+    had_all_the_time = True
     for (benchmark, row), measure in measures(given.device).items():
+        title = row or benchmark
         figures = record["figures"].setdefault(benchmark, {})
-        if (row in figures if row else figures) or row in record["failed"]:
+        if (row in figures if row else figures) or title in record["failed"]:
             continue
-        with get_context("spawn").Pool(1) as pool:
-            answer = pool.apply_async(measure)
-            answer.wait(max(deadline - time.monotonic(), 0))
-            if not answer.ready():
+        left_s = deadline - time.monotonic()
+        found = in_own_process(measure, left_s) if left_s > 0 else None
+        if found is None:
+            if not had_all_the_time:
                 return LEFT
-            try:
-                found = answer.get()
-            except Exception as error:  # told in the results, so that one method does not keep the others from theirs
-                record["failed"][row or benchmark] = f"{type(error).__name__}: {first_line(error)}"
-            else:
-                figures.update({row: found} if row else found)
-        print(f"{benchmark} {row}".strip(), json.dumps(found if row not in record["failed"] else "failed"), flush=True)
+            found = f"takes longer than {given.budget:.0f} s"  # so will it in every call
+        had_all_the_time = False
+        if isinstance(found, str):
+            record["failed"][title] = found
+        else:
+            figures.update({row: found} if row else found)
+        print(title, json.dumps(found), flush=True)
         atomic_write_text(file, json.dumps(record | machine(given.device), indent=1) + "\n")
+    for title, fault in record["failed"].items():
+        print(f"gpu.py: {title}: {fault}", file=sys.stderr)
     return 0
 
 
 def machine(device: str) -> dict[str, str]:
     """Where the figures are from."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return {"machine": f"{name}, torch {torch.__version__}", "commit": commit.stdout.strip() or "unknown"}
+    return {"machine": f"{name}, torch {torch.__version__}", "commit": commit() or "unknown"}
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ fi
 data=$(realpath "$1")
 mkdir -p "$2"
 results=$(realpath "$2")
+protocol=${PROTOCOL:-la}
+[ ! -f "$protocol" ] || protocol=$(realpath "$protocol")
 cd "$(dirname "$(realpath "$0")")/.."
 
-protocol=${PROTOCOL:-la}
 labelled=${LABELLED:-8}
 methods=${METHODS:-transmedseg aggregating_decoupling bidirectional_copy_paste alternate_diverse_teaching unimatch}
 seeds=${SEEDS:-3}
@@ -55,7 +56,7 @@ fi
 small="$results/small"
 mkdir -p "$small"
 cp "$results"/gpu.* "$small"
-(cd "$results" && find "$name" -maxdepth 2 \
+[ ! -d "$out" ] || (cd "$results" && find "$name" -maxdepth 2 \
     \( -name 'results.*' -o -name config.yaml -o -name environment.json -o -name log.csv -o -name metrics.json -o -name '*.log' \) \
     -exec cp --parents {} "$small" \;)
 [ $status -eq 0 ] || exit $status
