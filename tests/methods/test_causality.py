@@ -120,6 +120,17 @@ def test_a_dependence_teaches_its_own_network_alone_and_its_coefficients_are_tau
         assert reached(terms[f"unexplained_{i + 1}"], method.coefficients) == itself
 
 
+def test_as_in_the_public_code_only_the_first_decoder_learns_from_its_dependence():
+    bench = make_bench("mutual_causality", independent="first")
+    method, terms, usual = bench.method, bench.losses(bench.batch()), make_bench("mutual_causality")
+    for name, term in usual.losses(usual.batch()).items():
+        assert terms[name].item() == pytest.approx(term.item())
+    assert reached(terms["dependence_1"], method.members()) == [True, False, False]
+    for number in (2, 3):
+        assert not terms[f"dependence_{number}"].requires_grad
+        assert reached(terms[f"unexplained_{number}"], method.coefficients) == [i == number - 1 for i in range(3)]
+
+
 def optimisers_at(method, step, iterations=5000):
     clock = Clock(step=step, iterations=iterations, stage_step=step, stage_iterations=iterations)
     return [name for name, _ in method.steps(None, clock)]  # no function is called, so that no batch is needed

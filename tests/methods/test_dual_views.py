@@ -115,6 +115,26 @@ def test_a_critic_sees_what_is_made_as_the_demand_says_and_of_labels_one_voxel_p
     assert counts == pytest.approx([2 * CRITIC_PASS] * 3)
 
 
+def test_as_in_the_public_code_one_number_is_weighed_by_the_share_vouched_for_and_no_critic_learns():
+    settings = {"threshold": 0.45, "doubt": 0.05}
+    usual, bench = make_bench(**settings), make_bench(loss="public", **settings)
+    batches = [one.batch() for one in (usual, bench)]
+    for batch in batches:
+        batch.unlabelled.valid[0, :3] = False
+    meant, terms = usual.losses(batches[0]), bench.losses(batches[1])
+    valid, (kept, other) = batches[0].unlabelled.valid, (usual.method.notes["kept"], bench.method.notes["kept"])
+    assert torch.equal(kept, other)
+    share = (kept.sum() / valid.sum()).item()
+    assert 0 < share < 1
+    assert set(terms) == {"supervised_1", "supervised_2", "vouched_1", "vouched_2"}
+    assert terms["vouched_1"].item() == pytest.approx(share * meant["cross_1"].item(), rel=1e-5)
+    before = [p.clone() for p in bench.method.critics.parameters()]
+    bench.train_step(batches[1])
+    assert all(torch.equal(a, b) for a, b in zip(before, bench.method.critics.parameters(), strict=True))
+    demand = bench.method.demand(bench.method.settings)
+    assert (demand.labelled_forwards, demand.unlabelled_forwards) == (2, 2)
+
+
 def test_what_a_task_does_not_annotate_is_no_true_mask():
     bench = make_bench()
     stream = bench.batch().labelled

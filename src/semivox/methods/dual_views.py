@@ -1,7 +1,7 @@
 """Uncertainty-guided dual views (Co-BioNet)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from semivox.data.labels import IGNORE
 from semivox.losses.critic import taken_for_made, taken_for_true, vouched_for
 from semivox.losses.divergence import kl_divergence
 from semivox.losses.partial import certain_label
-from semivox.losses.reduction import full_precision
+from semivox.losses.reduction import batch_mean, full_precision
 from semivox.methods.clock import Clock
 from semivox.methods.method import MethodSettings, Optimiser, Terms
 from semivox.methods.problem import Problem
@@ -35,12 +35,13 @@ class DualViews(TwoNetworks):
     mean over the voxels M where critic 2 vouches for its network: σ(critic_2(p_2)) > T_m + μ · BCE(critic_1(p_1), 1).
     Network 2: the same, exchanged. Then the critics: true masks → 1, what their network made → 0.
 
-    This is the loss that the paper intends. In the public script the first unlabelled term has no gradient, the second
-    multiplies one number with the mask, the critics' losses are cut off before they reach a critic, so that none ever
-    learns, and each network passes three times a step; nothing of that is here, and no setting brings it back. BCE is
-    written as KL(p_2 ‖ p_1), which has its gradient and is 0 at best; with K classes it is over all of them, and a
-    critic sees the K - 1 foreground maps. The critics have no batch norm, see `networks.voxel_critic`. The script crops
-    only; here views are weak as everywhere. What predicts is the mean of moving averages of both networks.
+    This is the loss that the paper intends. In the public script, by which its figures were probably made, the first
+    unlabelled term has no gradient, the second multiplies one number with the mask, and the critics' losses are cut off
+    before they reach a critic, so that none ever learns: `loss: public` is that. There each network passes three times
+    a step, here once. BCE is written as KL(p_2 ‖ p_1), which has its gradient and is 0 at best; with K classes it is
+    over all of them, and a critic sees the K - 1 foreground maps. The critics have no batch norm, see
+    `networks.voxel_critic`. The script crops only; here views are weak as everywhere. What predicts is the mean of
+    moving averages of both networks.
     """
 
     class Settings(TwoNetworks.Settings):
@@ -54,6 +55,9 @@ class DualViews(TwoNetworks):
         """T_m: what a critic must say at least; 0.2 on Pancreas-CT."""
         doubt: float = Field(0.01, ge=0)
         """μ: by how much more where the own critic sees through the own network."""
+        loss: Literal["intended", "public"] = "intended"
+        """intended: as above. public: of the unlabelled terms the second alone, and that the mean over all voxels times
+        the share of those vouched for, by critics as they began (public code)."""
         critic_learning_rate: float = Field(1e-4, gt=0)
         """Learning rate of the critics' AdamW, with a cosine schedule over the run."""
 
@@ -63,8 +67,10 @@ class DualViews(TwoNetworks):
 
     @classmethod
     def demand(cls, settings: MethodSettings) -> Demand:
+        assert isinstance(settings, DualViews.Settings)
         # Of the unlabelled maps each critic first says where they are to be followed, without gradient.
-        passes, critics = 2 + 2 * CRITIC_PASS, 2 * CRITIC_PASS
+        critics = 2 * CRITIC_PASS
+        passes = 2 + critics if settings.loss == "intended" else 2
         return Demand(
             views=cls.views,
             networks=2,
@@ -94,7 +100,8 @@ class DualViews(TwoNetworks):
             return self.segmenter_terms(logits, batch, clock)
 
         yield "main", segmenters
-        yield CRITICS, lambda: self.critic_terms(made, batch)
+        if self.settings.loss == "intended":
+            yield CRITICS, lambda: self.critic_terms(made, batch)
 
     def logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """Of both streams, one after the other."""
@@ -115,11 +122,19 @@ class DualViews(TwoNetworks):
         self.note(student=own_1, teacher=own_2, kept=kept_1)
         weight = settings.unlabelled_weight * clock.ramp(settings.ramp_share)
         twice = 2 * settings.supervised_weight  # the problem's loss is half of CE + Dice
-        return {
+        cross_1 = weight * kl_divergence(own_2.detach(), own_1, valid)
+        cross_2 = weight * kl_divergence(own_1.detach(), own_2, valid)
+        terms = {
             "supervised_1": twice * self.problem.supervised_loss(supervised_1, batch.labelled),
             "supervised_2": twice * self.problem.supervised_loss(supervised_2, batch.labelled),
-            "cross_1": weight * kl_divergence(own_2.detach(), own_1, valid),
-            "cross_2": weight * kl_divergence(own_1.detach(), own_2, valid),
+        }
+        if settings.loss == "public":
+            share_1, share_2 = (batch_mean(kept.to(cross_1), valid) for kept in (kept_1, kept_2))
+            return {**terms, "vouched_1": share_1 * cross_1, "vouched_2": share_2 * cross_2}
+        return {
+            **terms,
+            "cross_1": cross_1,
+            "cross_2": cross_2,
             "vouched_1": weight * kl_divergence(own_2.detach(), own_1, kept_1),
             "vouched_2": weight * kl_divergence(own_1.detach(), own_2, kept_2),
         }

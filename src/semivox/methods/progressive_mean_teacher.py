@@ -50,8 +50,9 @@ class ProgressiveMeanTeacher(Method):
     draws, and 24000 batches there are 48000 steps here. The ramps go by the run, of which each student has half at any
     time. With several classes D is where the students' labels differ, and (p - y)² a mean over classes.
 
-    There the learning rate falls by ten every 2500 batches and is 1e-6 after 10000 of 24000; here as the run says. What
-    is evaluated is the mean of the teachers, with the decay of every method here; the paper evaluates the students.
+    There the learning rate falls by ten every 2500 batches and is 1e-6 after 10000 of 24000; here as the run says (that
+    would be the schedule `step` with `step_every` 5000). What is evaluated is the mean of the teachers, with the decay
+    of every method here; the paper evaluates the students.
     """
 
     class Settings(MethodSettings):

@@ -55,9 +55,9 @@ class SamAssisted(MeanTeacher):
     (SAM-Med3D) on whole patches. Of each sample at most `slices` of those with foreground are shown to it, evenly
     spread, and the mean is over their voxels. With K classes its masks, one per class, compete in a softmax with a
     background of logit 0. The public LA script clicks by the true labels, unlabelled samples' too: not here. In the
-    public SemiSAM+ the term is divided by itself, and so a constant; `weighting: steadiness` weighs each voxel by how
-    little its probability varies from click to click, which is what the text says. SAM needs the extra `sam`, is read
-    from disk and is neither saved nor needed where the model predicts.
+    public SemiSAM+ the term is divided by itself, and so a constant, as with `sam_weight: 0`; `weighting: steadiness`
+    weighs each voxel by how little its probability varies from click to click, which is what the text says. SAM needs
+    the extra `sam`, is read from disk and is neither saved nor needed where the model predicts.
     """
 
     class Settings(MeanTeacher.Settings):
