@@ -30,7 +30,7 @@ OF_SEVERAL_SETS = ("versemi", "dodnet")
 OF_ITS_OWN_NETWORK = ("sss", "sam_assisted")
 """Methods whose recipe needs another network than the published one, or a foundation model beside it."""
 NOT_HERE = {
-    "bcp_caussl",
+    *("bcp_caussl", "coranet", "advent"),
     *("dst", "depl", "adsh", "crest", "simis", "basak", "cld", "dhc"),
     *("pnp_adanet", "adaoutput", "cyclegan", "cycada", "sifa", "dsfn", "dsan", "lmisa_3d"),
     "previous_best",
@@ -104,6 +104,32 @@ def test_the_first_figures_are_those_of_the_papers():
         (85.81, None, "third party", "last"),
     ]
     assert read_protocol("acdc").figures("supervised", None).figures[0].dice == 91.44
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "labelled", "figures"),
+    [
+        ("la", "supervised", 8, [(82.74, 71.72, 13.35, 3.26, "third party")]),
+        ("la", "supervised", None, [(91.47, 84.36, 5.48, 1.51, "third party")]),
+        ("la", "bidirectional_copy_paste", 4, [(88.02, 78.72, 7.90, 2.15, "third party")]),
+        ("pancreas", "transmedseg", 12, [(83.06, None, None, None, "unverified")]),
+        (
+            "pancreas",
+            "supervised",
+            12,
+            [(72.38, None, None, None, "third party"), (69.96, 55.56, 14.23, 1.64, "third party")],
+        ),
+        (
+            "acdc",
+            "uncertainty_aware_mean_teacher",
+            3,
+            [(46.04, 35.97, 20.08, 7.75, "third party"), (61.0, None, None, None, "third party")],
+        ),
+    ],
+)
+def test_figures_that_several_tables_hold_have_all_their_digits(name, method, labelled, figures):
+    found = read_protocol(name).figures(method, labelled).figures
+    assert [(row.dice, row.jaccard, row.hd95, row.asd, row.mark) for row in found] == figures
 
 
 @pytest.mark.parametrize(
