@@ -106,8 +106,9 @@ def test_segmenter_and_discriminator_step_in_turns_each_with_its_own_weights(nam
 
 
 @methods
-def test_the_discriminator_sees_what_the_new_segmenter_makes_in_evaluation_mode(name, monkeypatch):
-    bench = Workbench(name, settings={"discriminator_dropout": 0})
+@in_2d_and_3d
+def test_the_discriminator_sees_what_the_new_segmenter_makes_in_evaluation_mode(name, dimensions, monkeypatch):
+    bench = Workbench(name, dimensions, settings={"discriminator_dropout": 0})
     batch, method = bench.batch(), bench.method
     seen = []
     monkeypatch.setattr(method.adversary, "confusion", lambda maps, batch: seen.append(maps) or maps.sum())
