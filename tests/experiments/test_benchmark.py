@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -237,6 +238,18 @@ def test_finished_runs_of_other_settings_are_not_in_the_tables(grid, write_proto
     )
     # With the same settings as then they are, whether or not the method is named.
     assert len(grid("cps", "mt", settings=["mean_teacher.consistency_weight=2"]).comparison.groups) == 4
+
+
+def test_copies_and_damaged_runs_beside_the_cells_do_not_keep_the_tables_from_being_made(grid, capsys):
+    out = grid("mt").out
+    shutil.copytree(out / "mean_teacher-1-seed0", out / "mean_teacher-1-seed0-copy")
+    shutil.copytree(out / "mean_teacher-1-seed0", out / "damaged-1-seed0")
+    (out / "damaged-1-seed0" / "config.yaml").write_text("seed: [")
+    capsys.readouterr()
+    assert [group.seeds for group in grid("mt").comparison.groups] == [(0,)] * 3
+    told = capsys.readouterr().err
+    assert "seed0-copy: not in the tables, mean_teacher-1-seed0 is the run with its settings and seed" in told
+    assert "damaged-1-seed0: not in the tables, " in told
 
 
 def test_settings_that_differ_beside_the_method_are_on_the_page(grid):

@@ -52,7 +52,7 @@ FAULTS = {
         "published.figures.0.source: field required",
     ),
     "empty source": (
-        lambda content: content["published"]["figures"][0].update(source=""),
+        lambda content: content["published"]["figures"][0].update(source=" "),
         "published.figures.0.source: string should have at least 1 character",
     ),
     "no figure": (

@@ -495,28 +495,35 @@ def finished_of(grid: Grid) -> str:
 def other_runs(grid: Grid) -> list[Path]:
     """Finished runs in the folder of the grid that are not of its cells but go with them: other methods and seeds.
 
-    Those of other settings do not, which is said.
+    Those of other settings, copies and what cannot be read do not, which is said.
     """
     own = {cell.run.path for cell in grid.cells}
     found = []
     for path in sorted(grid.out.glob("*-seed*")):
         if path in own or not is_finished(RunFolder(path)):
             continue
-        config = Config.load(RunFolder(path).config)
+        try:
+            config = Config.load(RunFolder(path).config)
+        except RunError as error:
+            say(f"{path}: not in the tables, {error}")
+            continue
         labelled, method = config.data.labelled, config.method.name
         if labelled not in (grid.labelled, None) or (config.data.development is not None) != grid.development:
             continue
         if ".py:" in method and method not in grid.methods:  # a run folder never names code to load
             say(f"{path}: not in the tables, its method lies in a file; name it with --method {method}")
             continue
+        cell = Cell(method, labelled, config.seed, grid.out)
         try:
-            difference = difference_of(config, grid.config(Cell(method, labelled, config.seed, grid.out)))
+            difference = difference_of(config, grid.config(cell))
         except SettingError as error:
             difference = str(error)
-        if difference is None:
-            found.append(path)
-        else:
+        if difference is not None:
             say(f"{path}: not in the tables, was run with {difference}")
+        elif path.name != cell.name and cell.is_finished:
+            say(f"{path}: not in the tables, {cell.name} is the run with its settings and seed")
+        else:
+            found.append(path)
     return found
 
 

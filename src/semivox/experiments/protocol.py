@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
 from semivox.data.case import DEFAULT, Case, Dataset, Split
 from semivox.data.case_lists import CaseLists, assign
@@ -149,7 +149,7 @@ class Figure(Part):
     """What stands behind ±, over seeds."""
     dice_of: dict[str, Percent] = {}
     """Class → its Dice."""
-    source: str = Field(min_length=1)
+    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     """Who says so."""
     mark: Literal["verified", "third party", "unverified"]
     """verified: in the authors' own log, README or paper. third party: in somebody else's table. unverified: recalled
