@@ -261,7 +261,7 @@ ASKED: list[tuple[str, str]] = [
     ("TRAIN --devices 0", "setting training.devices"),
     ("TRAIN --devices 3", "cannot be shared by 3 devices"),
     ("TRAIN --iterations 0", "give at least 1"),
-    ("TRAIN --init-from nowhere", "holds no trained model"),
+    ("TRAIN --init-from nowhere", "nowhere: there is no such folder; give the folder of a run"),
     ("TRAIN --plan nowhere.yaml", "cannot be read as a plan"),
     ("TRAIN --plan data/dataset.json", "preparation: field required"),
     ("TRAIN --out plan.yaml", "cannot be written"),

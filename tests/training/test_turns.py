@@ -14,6 +14,8 @@ from semivox.networks.layers import in_evaluation_mode
 from semivox.planning.demand import Demand, Views
 from semivox.training.checkpoint import load_checkpoint
 from semivox.training.fit import fit
+from semivox.training.log import read_log
+from semivox.training.run import RunFolder
 
 STEPS = 4
 
@@ -98,6 +100,12 @@ def test_each_step_moves_its_own_network_with_its_own_gradient(make_config, tmp_
     for expected, found in Adversary.gradients:
         assert expected.abs().max() > 0
         torch.testing.assert_close(found, expected)
+
+
+def test_the_learning_rate_that_is_told_is_the_networks_and_not_the_discriminators(make_config, tmp_path):
+    config = make_config("adversary", iterations=2, learning_rate=0.02, schedule="constant", warmup_share=0.0)
+    trained(config, tmp_path / "run")
+    assert {float(row["learning_rate"]) for row in read_log(RunFolder(tmp_path / "run").log)} == {0.02}
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -119,6 +119,8 @@ def load_model(folder: Path, method_name: str | None = None) -> Model:
         file_ending, given_settings = description["file_ending"], dict(description["method_settings"])
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise RunError(f"{folder}: there is no such folder; give the folder of a run") from None
         missing = Path(str(error.filename or "model.safetensors")).name
         raise RunError(
             f"{folder} holds no trained model ({missing} is missing); finish the run with `semivox train --resume`"

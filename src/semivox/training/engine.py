@@ -192,6 +192,7 @@ class Engine(lightning.LightningModule):
             spec.name: (spec, optimiser) for spec, optimiser in zip(self.specifications, optimisers, strict=True)
         }
         self.terms = {}
+        rates: dict[str, float] = {}
         for name, function in self.method.steps(batch, clock):
             specification, optimiser = by_name[name]
             optimiser.zero_grad(set_to_none=True)
@@ -204,17 +205,19 @@ class Engine(lightning.LightningModule):
                 self.manual_backward(loss)
             else:
                 self.skipped[name] = 0
-                self._set_learning_rate(specification, optimiser, clock)
+                rates[name] = self._set_learning_rate(specification, optimiser, clock)
                 self._average_gradients(optimiser)
                 self._clip(optimiser)
                 optimiser.step()
+        # Told is that of the first optimiser: adversaries and critics come after the networks.
+        self.learning_rate = next((rates[each] for each in by_name if each in rates), self.learning_rate)
         self.method.finish_step(clock)
         self._take_buffers_of_rank_0()
         self.step += 1
 
     # Details ---------------------------------------------------------------------------------------------------------
 
-    def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> None:
+    def _set_learning_rate(self, specification: Optimiser, optimiser: Any, clock: Clock) -> float:
         training = self.config.training
         base = base_learning_rate(specification, training)
         start, end = next(steps for steps in schedules(self.spans) if clock.step < steps[1])
@@ -222,7 +225,7 @@ class Engine(lightning.LightningModule):
         rate = base * learning_rate_factor(clock.step - start, end - start, schedule, training)
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        self.learning_rate = rate
+        return rate
 
     def _take_buffers_of_rank_0(self) -> None:
         """Gives every rank the buffers of rank 0, as one flat message; torch's own data parallelism does the same.
