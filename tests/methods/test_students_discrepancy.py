@@ -167,6 +167,12 @@ def test_the_second_student_is_another_network_by_setting():
         make_bench(second_network={"name": "vnet", "settings": {"wdith": 4}})
 
 
+def test_settings_without_a_name_change_the_usual_second_network():
+    usual = find_method(NAME).Settings().second_network
+    narrow = find_method(NAME).Settings(second_network={"settings": {"width": 8}}).second_network
+    assert (narrow.name, narrow.settings) == (usual.name, {**usual.settings, "width": 8})
+
+
 def test_the_usual_second_student_has_the_blocks_of_a_resnet_34():
     method = Workbench(NAME, 3).method
     stages = method.second_student.encoder.stages

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from semivox.losses.discrepancy import label_mse, uniform_divergence
@@ -60,6 +60,15 @@ class StudentsDiscrepancy(BidirectionalCopyPaste):
         """teacher: the moving averages of the students predict. student: the students do (paper)."""
         predict_with: Literal["both", "first", "second"] = "both"
         """both: the mean of the probabilities of A and B."""
+
+        @field_validator("second_network", mode="before")
+        @classmethod
+        def _usual_where_not_named(cls, given: Any) -> Any:
+            """Settings without a name change the usual B, and do not make it another network."""
+            if isinstance(given, dict) and "name" not in given:
+                settings = {**RESIDUAL_ENCODER.settings, **given.get("settings", {})}
+                return {**given, "name": RESIDUAL_ENCODER.name, "settings": settings}
+            return given
 
     settings: Settings
     paper: ClassVar[str] = "Song & Wang, MICCAI 2024"
