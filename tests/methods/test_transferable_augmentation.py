@@ -13,7 +13,7 @@ from semivox.methods.augmented import augmented
 from semivox.methods.clock import Clock
 from semivox.methods.mean_teacher import MeanTeacher
 from semivox.methods.method import Stage
-from semivox.methods.transferable_augmentation import ClassMemory, LabelledMap, Reading, annotated, linear_part
+from semivox.methods.transferable_augmentation import ClassMemory, LabelledMap, Reading, linear_part
 from semivox.methods.transferable_augmentation import tap_sum as method_tap_sum
 from semivox.reporting import record
 from semivox.reporting.curves import training_charts
@@ -204,9 +204,6 @@ def test_all_passes_of_all_teachers_enter_the_target():
 
 
 def test_a_background_that_hides_classes_teaches_nothing():
-    label = torch.tensor([[[0, 1, 2, IGNORE]], [[0, 1, 2, IGNORE]]])
-    known = torch.tensor([[True, True, True], [False, True, False]])
-    assert annotated(label, known).tolist() == [[[0, 1, 2, IGNORE]], [[IGNORE, 1, IGNORE, IGNORE]]]
     bench = make_bench()
     batch = bench.batch()
     batch.labelled.known[0, 3] = False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semivox.data.labels import IGNORE
 from semivox.errors import SettingError
 from semivox.inference.postprocessing import keep_largest_components
-from semivox.losses.partial import hidden_classes, merge_label
+from semivox.losses.partial import certain_label
 from semivox.losses.reduction import batch_sum, full_precision
 from semivox.losses.transferable import (
     augmentation_table,
@@ -236,7 +236,7 @@ class TransferableAugmentation(nn.Module):
                 " labels, so that their features are not known; set transferable_augmentation.source=clean"
             )
         assert stream.label is not None
-        self.labelled.append(LabelledMap(features, logits, annotated(stream.label, stream.known), weight))
+        self.labelled.append(LabelledMap(features, logits, certain_label(stream.label, stream.known), weight))
 
     def _read_student(self, module: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
         if self.batch is not None and torch.is_grad_enabled():
@@ -289,7 +289,7 @@ class TransferableAugmentation(nn.Module):
         if settings.source == "clean":
             logits = student(batch.labelled.image)
             assert batch.labelled.label is not None
-            label = annotated(batch.labelled.label, batch.labelled.known)
+            label = certain_label(batch.labelled.label, batch.labelled.known)
             self.labelled = [LabelledMap(self.student_passes[-1].features, logits, label, None)]
         self.source.update(self.source.moments(self.labelled, batch.step), self._decay)
         moved, start, end = self.labelled, self.source, self.target
@@ -344,12 +344,3 @@ def linear_part(network: Network) -> nn.Conv2d | nn.Conv3d:
 def tap_sum(linear: nn.Conv2d | nn.Conv3d) -> Tensor:
     """w (K, A): what a shift of the features by one vector everywhere adds to the logits, the sum over the kernel."""
     return linear.weight.flatten(2).sum(2)
-
-
-def annotated(label: Tensor, known: Tensor) -> Tensor:
-    """The label (B, *space) with `IGNORE` in the background of samples that hide classes there; known: (B, K) bool."""
-    if not hidden_classes(known).any():
-        return label
-    hides = hidden_classes(known).any(1).view(-1, *[1] * (label.ndim - 1))
-    merged = merge_label(label, known)
-    return merged.masked_fill(hides & (merged == 0), IGNORE)
