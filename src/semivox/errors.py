@@ -39,7 +39,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> SettingError:
     """
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    mend = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(choices)}"
+    mend = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(choices) or 'none'}"
     return SettingError(f"unknown {kind} '{name}'; {mend}")
 
 

@@ -199,6 +199,16 @@ def test_only_common_cases_are_paired(make_run, dice):
     assert (found.n, found.difference) == (4, pytest.approx((dice[1] - dice[0])[2:6, 0].mean()))
 
 
+def test_so_few_patients_that_the_bootstrap_is_too_sure_are_told(make_run, dice):
+    runs = [make_run(name, dice[place], method=name) for place, name in enumerate(("supervised", "unimatch"))]
+    assert remarks(compare(runs)) == []
+    few = [
+        make_run(f"few-{name}", dice[place][:5], method=name, cases=CASES[:5])
+        for place, name in enumerate(("supervised", "unimatch"))
+    ]
+    assert any(remark.startswith("5 patients are compared, fewer than 6") for remark in remarks(compare(few)))
+
+
 def test_runs_without_a_case_in_common_say_so_and_have_no_table_of_tests(make_run, dice):
     other = make_run("other", dice[1], cases=[f"x{case}" for case in CASES])
     comparison = compare([make_run("first", dice[0], method="supervised"), other])
@@ -254,7 +264,9 @@ def test_mistakes_are_one_line(make_run, dice, tmp_path):
         "no class in common": [good, make_run("others", dice[1], names=("c", "d"), seed=1)],
         "name only one of them": [good, good],
         "not a run": [good, tmp_path / "nowhere"],
+        "is not as `semivox evaluate` writes it .cases.0.scores: field required": [make_run("odd", dice[1], seed=1)],
     }
+    (tmp_path / "odd" / "metrics.json").write_text('{"cases": [{"case": "a"}], "unit": "mm"}')
     for words, runs in wrong.items():
         with pytest.raises(RunError, match=words) as caught:
             compare(runs)

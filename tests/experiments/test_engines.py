@@ -216,7 +216,7 @@ MISTAKES = {
     "a time without a unit": ("slurm", ["time=60"], "60 is not a time; give it as 90s, 10m or 1h30m"),
     "no value": ("slurm", ["gpus"], "--engine-option gpus: give it as NAME=VALUE"),
     "fewer than none": ("ray", ["cpus=0"], "--engine ray, --engine-option cpus: input should be greater"),
-    "options of this machine": ("local", ["gpus=1"], "unknown field 'gpus'"),
+    "options of this machine": ("local", ["gpus=1"], "unknown field 'gpus'; there are: none"),
 }
 
 

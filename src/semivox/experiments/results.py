@@ -5,6 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from semivox.evaluation.label_efficiency import MORE
+from semivox.evaluation.ranking import LEAST_GROUPS
 from semivox.evaluation.statistics import Paired
 from semivox.experiments.compare import MEAN, Comparison, Group, Scores
 from semivox.experiments.families import Family, families
@@ -44,6 +45,13 @@ def remarks(comparison: Comparison) -> list[str]:
         settings = [name for name in pair.settings if not name.startswith("data.labelled")]
         if settings:
             told.append(f"{pair.second} and {pair.first} differ in more than the method: {', '.join(settings)}")
+    patients = [pair.scores[MEAN]["dice"].groups for pair in comparison.pairs]
+    few = [number for number in patients if 1 < number < LEAST_GROUPS]
+    if few:
+        told.append(
+            f"{min(few)} patients are compared, fewer than {LEAST_GROUPS}: intervals are too narrow, the bootstrap's p"
+            " is too small, and Wilcoxon's cannot come below 0.05 whatever the scores"
+        )
     single = [name for name, curve in (comparison.curves or {}).items() if any(len(runs) < 2 for runs in curve.dice)]
     if single:
         told.append(

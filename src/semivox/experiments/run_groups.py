@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from semivox.data.case import DEFAULT
 from semivox.errors import RunError
 from semivox.evaluation.scores import METRICS
 from semivox.reporting.record import NOTHING, Record, flatten, read_record
+from semivox.settings import first_fault
 
 UNKNOWN = "unknown method"
 
@@ -32,6 +33,20 @@ LABELLED = ("data.labelled", "data.lists")
 
 PROMPTS = "prompts"
 """Stands among settings for what prompted the model where it did not find its prompts itself."""
+
+
+class ScoredCase(BaseModel):
+    """A case of metrics.json, as much of it as is read here: class → metric → score."""
+
+    case: str
+    scores: dict[str, dict[str, float | str | None]]
+
+
+class Scored(BaseModel):
+    """metrics.json, as much of it as is read here."""
+
+    cases: list[ScoredCase]
+    unit: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +118,7 @@ class RunGroup:
 def group_runs(runs: Sequence[Path]) -> tuple[list[RunGroup], list[str], str]:
     """The groups in the order in which their runs are named, the classes that all runs scored, the unit of distances.
 
-    Raises RunError: not a run, not scored yet, given twice, other units or no class in common.
+    Raises RunError: not a run, not scored yet or not by `evaluate`, given twice, other units or no class in common.
     """
     records = [read_record(folder) for folder in runs]
     classes, unit = _common(records)
@@ -156,6 +171,13 @@ def _common(records: list[Record]) -> tuple[list[str], str]:
                 f"{record.folder}: not scored (no metrics.json); run:"
                 f" semivox evaluate {record.folder}/predictions LABELS --out {record.folder}/metrics.json"
             )
+        try:
+            Scored.model_validate(record.metrics)
+        except ValidationError as error:
+            raise RunError(
+                f"{record.folder}/metrics.json: is not as `semivox evaluate` writes it"
+                f" ({first_fault(error)}); evaluate the run's predictions again"
+            ) from None
         first = records[0].metrics or {}
         if record.metrics["unit"] != first["unit"]:
             raise RunError(
