@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What `make bench` sets Semivox beside; never in the project's own environment.
+PEERS := .peers
 # One thread a process keeps the two test processes from fighting over the cores.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test lint bench regression docs clean
+.PHONY: demo test lint bench peers regression docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semivox demo --out demo
@@ -20,6 +22,8 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+peers: $(PEERS)/.installed
 
 regression: $(VENV)/.installed
 	$(BIN)/python -m pytest -m regression
@@ -36,5 +40,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	-$(BIN)/python -m pip install -q -c constraints.txt -e ".[oracles]"  # MedPy, against which scores are tested; it does not build everywhere
 	touch $@
 
+$(PEERS)/.installed: benchmarks/peers.txt benchmarks/peers_alone.txt constraints.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt -r benchmarks/peers.txt
+	$(PEERS)/bin/python -m pip install -q --no-deps -r benchmarks/peers_alone.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist site
+	rm -rf $(VENV) $(PEERS) demo build dist site

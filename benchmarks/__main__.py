@@ -2,6 +2,7 @@
 
     make bench            all of them
     python -m benchmarks metrics inference
+    make peers                              before, for the rows of nnU-Net, MONAI and TorchIO
     python -m benchmarks page               the page alone, anew
     python -m benchmarks methods=fixmatch,unimatch    these rows alone, beside those of before
 
@@ -12,6 +13,8 @@ import importlib
 import inspect
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,6 +36,7 @@ NAMES = (
     "preparation",
     "training_step",
     "inference",
+    "startup",
     "methods",
     "transferable",
     "diffusion",
@@ -71,6 +75,7 @@ def section(name: str, measured: dict[str, Any], on_gpu: dict[str, Any]) -> list
     table = getattr(module, "table", listing)(measured["figures"], on_gpu)
     heading = name.replace("_", " ").capitalize()
     stamp = f"`python -m benchmarks {name}` at commit {measured['commit']}, torch {measured['torch']}"
+    stamp += f", {measured['machine']}" if "machine" in measured else ""
     later = [f"{', '.join(rows)} at {commit}" for commit, rows in measured.get("later", {}).items()]
     stamp += "".join(f"; {rows}" for rows in later)
     return [f"## {heading}", "", document, "", *table, "", stamp, ""]
@@ -103,6 +108,13 @@ def text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def machine() -> str:
+    """The processor's name, where the system tells it, and how many cores there are. No host name."""
+    cpus = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(encoding="utf-8"), re.M) if cpus.exists() else None
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
+
+
 def main() -> None:
     names = [] if sys.argv[1:] == ["page"] else sys.argv[1:] or NAMES
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
@@ -118,7 +130,8 @@ def main() -> None:
             record[name]["figures"] |= found
             record[name].setdefault("later", {}).setdefault(commit, []).extend(found)
         else:
-            record[name] = {"figures": measure(name), "commit": commit, "torch": versions["torch"]}  # type: ignore[index]
+            stamp = {"commit": commit, "torch": versions["torch"], "machine": machine()}  # type: ignore[index]
+            record[name] = {"figures": measure(name), **stamp}
         atomic_write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_page(record)
 

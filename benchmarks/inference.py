@@ -1,34 +1,36 @@
-"""Sliding-window inference on a CPU: MONAI's inferer beside Semivox, same network, window and overlap.
+"""Sliding-window inference on a CPU: MONAI's inferer and nnU-Net v2's predictor beside Semivox, same network, window
+and overlap.
 
 The literature's V-Net, trained for a few steps so that its answers are decided, on a made-up scan of the left atrium
-set's median size: windows of 112x112x80, overlap 0.5, Gaussian weights. MONAI runs as its documentation shows it;
-Semivox as `semivox predict` does (bfloat16, memory layout, kept heap). Each way has a process of its own, for the
-allocator is set once per process and its peak memory is its own; they run in turns, and seconds are of processor time
-on one thread, so that the ratio holds though the machine's speed may change.
+set's median size: windows of 112x112x80, overlap 0.5, Gaussian weights. MONAI runs as its documentation shows it,
+nnU-Net without mirroring and with the network that `torch.export` saved; Semivox as `semivox predict` does (bfloat16,
+memory layout, kept heap). Each way has a process of its own, for the allocator is set once per process and its peak
+memory is its own; they run in turns, and seconds are of processor time on one thread, so that the ratio holds though
+the machine's speed may change.
 
-    python benchmarks/inference.py
+    python -m benchmarks inference
 """
 
-import json
 import multiprocessing
 import resource
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, cross_entropy
 
+from benchmarks.turns import MODULES, Way, beside, peers_versions, take_turns
 from semivox.inference.windows import Windows
 from semivox.networks import make_network
 from semivox.networks.network import Network
 from semivox.training.cpu import keep_heap, lay_out
 
-WAYS = ("monai", "semivox")
+PEERS = ("MONAI", "nnU-Net")
 SCAN, WINDOW, OVERLAP = (193, 143, 88), (112, 112, 80), 0.5
 """The median size of the left atrium set's published crops, and the window that its papers use."""
 LARGE, LARGE_CLASSES = (512, 512, 800), 5
@@ -36,48 +38,57 @@ TRAINING_STEPS, TRAINING_PATCH = 80, (32, 32, 32)
 SETTINGS = {"levels": 5, "dropout": 0.0}
 
 
-def measure(rounds: int = 2) -> dict[str, float]:
-    """Seconds of each way (median) and their ratio, the share of voxels with the same class, peak memory."""
-    context = multiprocessing.get_context("spawn")
+def measure(rounds: int = 3) -> dict[str, Any]:
+    """Median seconds of each way and their ratios, the share of voxels with the same class, peak memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train(folder / "weights.pt")
-        pools = {way: ProcessPoolExecutor(1, context) for way in WAYS}
-        runs: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-        for _ in range(rounds):
-            for way in WAYS:
-                runs[way].append(pools[way].submit(run, way, folder).result())
-        with ProcessPoolExecutor(1, context) as pool:
+        export(load(folder / "weights.pt"), folder / "network.pt2")
+        scan, _ = blobs(SCAN, seed=1)
+        np.save(folder / "scan.npy", scan.numpy())
+        taken = take_turns([way(who, folder) for who in ("Semivox", *PEERS)], rounds)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             large_gib = pool.submit(large_peak_gib, folder).result()
-        for pool in pools.values():
-            pool.shutdown()
-        monai, ours = (np.load(folder / f"{way}.npy") for way in WAYS)
-    seconds = {way: statistics.median([second for second, _ in runs[way]]) for way in WAYS}
+        found = {who: np.load(folder / f"{who}.npz")["classes"] for who in taken}
+    ours = found["Semivox"]
     return {
-        "MONAI (s)": round(seconds["monai"], 2),
-        "Semivox (s)": round(seconds["semivox"], 2),
-        "ratio": round(seconds["monai"] / seconds["semivox"], 2),
-        "argmax agreement": round(float((monai == ours).mean()), 5),
-        "share of foreground": round(float((monai > 0).mean()), 3),
-        "MONAI peak (GiB)": round(runs["monai"][-1][1], 2),
-        "Semivox peak (GiB)": round(runs["semivox"][-1][1], 2),
+        **beside({who: turns.median for who, turns in taken.items()}, PEERS, "s"),
+        **{
+            f"argmax agreement with {who}": round(float((ours == found[who]).mean()), 5)
+            for who in PEERS
+            if who in found
+        },
+        "share of foreground": round(float((ours > 0).mean()), 3),
+        **{f"{who} peak (GiB)": round(turns.peak_gib, 2) for who, turns in taken.items()},
         f"Semivox peak at {'x'.join(map(str, LARGE))}, {LARGE_CLASSES} classes (GiB)": round(large_gib, 2),
+        "versions": peers_versions("nnunetv2", "monai", "torch"),
     }
 
 
-def run(way: str, folder: Path) -> tuple[float, float]:
-    """Predicts the scan one way, writes the classes beside the weights; processor seconds, and peak memory in GiB."""
-    torch.set_num_threads(1)
-    network = load(folder / "weights.pt")
-    scan, _ = blobs(SCAN, seed=1)
-    if way == "semivox":
-        keep_heap()
-        lay_out(network)
-    started = time.process_time()
-    probabilities = semivox(network, scan) if way == "semivox" else monai(network, scan)
-    seconds = time.process_time() - started
-    np.save(folder / f"{way}.npy", probabilities.argmax(0).byte().numpy())
-    return seconds, peak_gib()
+def way(who: str, folder: Path) -> Way:
+    """How one of them predicts the scan."""
+    keep = folder / f"{who}.npz"
+    if who == "nnU-Net":
+        arguments = {"network": folder / "network.pt2", "scan": folder / "scan.npy"}
+        window = {"window": WINDOW, "overlap": OVERLAP, "classes": 2}
+        return Way(who, MODULES[who], "sliding_window", arguments | window, keep)
+    return Way(who, __name__, f"of_{who.lower()}", {"folder": folder}, keep)
+
+
+def of_semivox(folder: str) -> Callable[[], dict[str, np.ndarray]]:
+    """The scan's classes as `semivox predict` finds them."""
+    keep_heap()
+    network = load(Path(folder) / "weights.pt")
+    lay_out(network)
+    scan = torch.from_numpy(np.load(Path(folder) / "scan.npy"))
+    return lambda: {"classes": semivox(network, scan).argmax(0).byte().numpy()}
+
+
+def of_monai(folder: str) -> Callable[[], dict[str, np.ndarray]]:
+    """The scan's classes as MONAI's inferer finds them. MONAI is in this environment too, in the same version."""
+    network = load(Path(folder) / "weights.pt")
+    scan = torch.from_numpy(np.load(Path(folder) / "scan.npy"))
+    return lambda: {"classes": monai(network, scan).argmax(0).byte().numpy()}
 
 
 def semivox(network: Network, scan: Tensor) -> Tensor:
@@ -128,6 +139,11 @@ def train(weights: Path) -> None:
     torch.save(network.state_dict(), weights)
 
 
+def export(network: Network, file: Path) -> None:
+    """Writes the network so that it runs where there is no Semivox, one window at a time."""
+    torch.export.save(torch.export.export(network, (torch.zeros(1, 1, *WINDOW),)), file)
+
+
 def load(weights: Path) -> Network:
     network = make_network("vnet", 3, 1, 2, SETTINGS)
     network.load_state_dict(torch.load(weights, weights_only=True))
@@ -146,7 +162,3 @@ def blobs(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
 
 def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(), indent=1))

@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import medpy.metric.binary as medpy
@@ -44,6 +45,7 @@ def measure(cases: int = 3, rounds: int = 3) -> dict:
         "deformed labels": _compare(deformed, rounds),
         "noise": _compare(noise, 1),
         "largest difference to MedPy (mm)": max(_difference(masks) for masks in deformed + noise),
+        "versions": {package: version(package) for package in ("medpy", "monai")},
     }
 
 
