@@ -267,6 +267,9 @@ def test_mistakes_are_one_line(make_run, dice, tmp_path):
         "is not as `semivox evaluate` writes it .cases.0.scores: field required": [make_run("odd", dice[1], seed=1)],
     }
     (tmp_path / "odd" / "metrics.json").write_text('{"cases": [{"case": "a"}], "unit": "mm"}')
+    wrong["scores.a.dice: input should be a valid number"] = [make_run("words", dice[2], seed=2)]
+    path = tmp_path / "words" / "metrics.json"
+    path.write_text(path.read_text().replace('"dice": 0', '"dice": "much", "was": 0', 1))
     for words, runs in wrong.items():
         with pytest.raises(RunError, match=words) as caught:
             compare(runs)

@@ -35,11 +35,18 @@ PROMPTS = "prompts"
 """Stands among settings for what prompted the model where it did not find its prompts itself."""
 
 
+class ClassScores(BaseModel, extra="allow"):
+    """Metric → score, and what is empty."""
+
+    empty: str | None
+    __pydantic_extra__: dict[str, float | None]
+
+
 class ScoredCase(BaseModel):
-    """A case of metrics.json, as much of it as is read here: class → metric → score."""
+    """A case of metrics.json, as much of it as is read here: class → its scores."""
 
     case: str
-    scores: dict[str, dict[str, float | str | None]]
+    scores: dict[str, ClassScores]
 
 
 class Scored(BaseModel):
