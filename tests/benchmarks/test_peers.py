@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,15 +123,16 @@ def test_a_training_is_timed_until_its_first_step_and_then_ended(tmp_path, monke
     (tmp_path / ".installed").touch()
     # A loading process that outlives its parent, as nnU-Net has them.
     python.write_text(
-        '#!/bin/sh\nsleep 100 &\necho $! >"$PIDS"\necho "some words"\nsleep 0.2\necho "first step"\nwait\n'
+        '#!/bin/sh\nsleep 40 &\necho $! >"$PIDS"\necho "some words"\nsleep 0.2\necho "first step"\nwait\n'
     )
     python.chmod(0o755)
     monkeypatch.setattr(turns, "PEERS", tmp_path)
+    began = time.perf_counter()
     took = startup.said("MONAI", {}, {"PIDS": str(tmp_path / "pids")})()
-    assert 0.2 <= took < 20
+    assert 0.2 <= took <= time.perf_counter() - began < 30, "its processes are ended, not waited for"
     child = (tmp_path / "pids").read_text().strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True).stdout
-    assert not state or state.startswith("Z"), "its processes are ended too"
+    assert not state or state.startswith("Z")
 
 
 def test_a_training_that_makes_no_step_is_told(tmp_path, monkeypatch):

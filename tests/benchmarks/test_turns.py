@@ -62,7 +62,7 @@ def test_ways_take_turns_and_the_first_round_does_not_count(tmp_path):
     assert [len(turns.seconds) for turns in taken.values()] == [2, 2]
     assert np.load(kept)["turn"] == 0, "the first turn's arrays are kept"
     assert all(0.01 < turns.peak_gib < 8 for turns in taken.values())
-    assert all(turns.median < 0.15 for turns in taken.values()), "time that is waited is not processor time"
+    assert all(0 <= turns.median < 0.15 for turns in taken.values()), "time that is waited is not processor time"
 
 
 def test_a_way_that_fails_is_named():
