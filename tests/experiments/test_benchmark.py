@@ -59,6 +59,17 @@ def test_a_cell_is_trained_as_the_protocol_and_the_settings_say(grid, stage, wri
     assert "consistency_weight=2" not in few
 
 
+def test_where_few_labels_are_all_there_are_labelled_only_runs_once(grid, stage, capsys):
+    grid("mt", labelled=1, jobs=1)
+    assert len(stage.names()) == 3
+    every = {"scanner_a": 3, "scanner_b": 1}
+    outcome = grid("mt", labelled=every, jobs=1)
+    assert titles(outcome.finished) == stage.names()[3:]
+    assert len(outcome.finished) == 2
+    assert "labelled are all that have a label: labelled-only is run once" in capsys.readouterr().err
+    assert [group.labelled for group in outcome.comparison.groups] == [every, every], "an earlier one is not shown"
+
+
 def test_ablations_are_rows_beside_the_whole_method(grid, stage, write_protocol):
     ablations = {"no_consistency": ["consistency_weight=0"], "slow": ["average_decay=0.9", "ramp_share=0"]}
     file = write_protocol(lambda content: content["methods"]["mean_teacher"].update(ablations=ablations))

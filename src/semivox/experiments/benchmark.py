@@ -128,12 +128,14 @@ class Grid:
     device: str = "auto"
     precision: str = "auto"
     """Of cells that begin; those that go on keep theirs."""
+    bound: bool = True
+    """Whether labelled-only with all labels, the bound of what few can reach, has rows."""
     cells: tuple[Cell, ...] = field(init=False)
     """Seed by seed, so that a benchmark that is stopped early has whole comparisons."""
 
     def __post_init__(self) -> None:
         row = partial(Cell, seed=0, out=self.out)
-        rows = [row(LABELLED_ONLY, self.labelled), row(LABELLED_ONLY, None)]
+        rows = [row(LABELLED_ONLY, labelled) for labelled in (self.labelled, None)[: 1 + self.bound]]
         for method in self.methods[1:]:
             names = self.protocol.entry(method).ablations if self.ablations else ()
             rows += [row(method, self.labelled, ablation=ablation) for ablation in ("", *names)]
@@ -246,6 +248,9 @@ def benchmark(
     """
     deadline = None if budget_s is None else time.monotonic() + budget_s
     check(grid)
+    if few_are_all(grid):
+        say(f"{count_of(grid.labelled)} labelled are all that have a label: labelled-only is run once")
+        grid = replace(grid, bound=False)
     failed, elsewhere = run_cells(grid, make_engine(engine, engine_options, jobs, grid.out), deadline)
     finished = tuple(cell for cell in grid.cells if cell.is_finished)
     elsewhere = tuple(cell for cell in elsewhere if cell not in finished)
@@ -375,6 +380,15 @@ def refuse_other_data(grid: Grid) -> None:
             raise DataError(f"{whole.root}: no test case has a label, so that nothing can be scored; add labels")
 
 
+def few_are_all(grid: Grid) -> bool:
+    """Whether the few labels are all there are, so that labelled-only with all would be the same run again."""
+    few, every = (
+        training_data(read_data(config.data), config.data.labelled, config.uda.target_labels).labelled()
+        for config in map(grid.config, grid.cells[:2])
+    )
+    return {case.id for case in few} == {case.id for case in every}
+
+
 def refuse_other_settings(grid: Grid, cell: Cell) -> None:
     """Raises SettingError where its settings do not exist, RunError where it was begun with others than now."""
     wanted = grid.config(cell)
@@ -498,6 +512,7 @@ def other_runs(grid: Grid) -> list[Path]:
     Those of other settings, copies and what cannot be read do not, which is said.
     """
     own = {cell.run.path for cell in grid.cells}
+    labelled_as_here = (grid.labelled, None)[: 1 + grid.bound]
     found = []
     for path in sorted(grid.out.glob("*-seed*")):
         if path in own or not is_finished(RunFolder(path)):
@@ -508,7 +523,7 @@ def other_runs(grid: Grid) -> list[Path]:
             say(f"{path}: not in the tables, {error}")
             continue
         labelled, method = config.data.labelled, config.method.name
-        if labelled not in (grid.labelled, None) or (config.data.development is not None) != grid.development:
+        if labelled not in labelled_as_here or (config.data.development is not None) != grid.development:
             continue
         if ".py:" in method and method not in grid.methods:  # a run folder never names code to load
             say(f"{path}: not in the tables, its method lies in a file; name it with --method {method}")
