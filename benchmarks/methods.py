@@ -195,10 +195,11 @@ def table(figures: dict[str, Any], on_gpu: dict[str, Any]) -> list[str]:
     for name, found in figures.items():
         cells = []
         for network in PLANS:
-            own = found.get(network)
-            cells += ["–" if own is None else f"{own[column]:.2f}" for column in COLUMNS]
-            gpu = on_gpu.get(name, {}).get(network)
-            cells += ["not run" if gpu is None else f"{gpu[column]:.2f}" for column in ON_GPU]
+            own, gpu = found.get(network), on_gpu.get(name, {}).get(network)
+            # A method whose network does not read this kind of scan is on neither machine asked to.
+            missing = "–" if own is None else "not run"
+            for part, columns in ((own, COLUMNS), (gpu, ON_GPU)):
+                cells += [missing if part is None else f"{part[column]:.2f}" for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
