@@ -93,6 +93,20 @@ def test_every_demand_adds_to_the_peak():
     assert peaks[0] < peaks[2]
 
 
+def test_many_passes_without_gradient_at_once_are_the_peak():
+    one = plan((48, 48, 32))
+    network = cost.forward(one, 1, 2, torch.bfloat16)
+
+    def peak(at_once):
+        demand = replace(MEAN_TEACHER, teacher_forwards=100, taught_at_once=at_once)
+        return cost.peak_bytes(one, demand, 1, 2, network, "cpu", torch.bfloat16)
+
+    assert peak(2) == peak(1), "the backward pass takes more"
+    assert peak(1) < peak(40)
+    # Of each sample the pass, and four float32 maps of two classes.
+    assert peak(60) - peak(40) == pytest.approx(20 * 2 * (cost.TEACHING * network.largest + 4 * 2 * 48 * 48 * 32 * 4))
+
+
 def test_a_companion_adds_what_its_own_network_costs():
     unlabelled = Demand(views=Views(unlabelled=("weak",)), unlabelled_forwards=1)
     like_the_plans = Companion("vnet", {"width": 16, "levels": 3}, cost=1.0)

@@ -73,6 +73,7 @@ class MultiViewCoTraining(Method):
             labelled_forwards=views,
             unlabelled_forwards=views,
             teacher_forwards=views * settings.passes,
+            taught_at_once=settings.passes,
             parts=views,
         )
 

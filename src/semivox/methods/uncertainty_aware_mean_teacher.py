@@ -48,7 +48,7 @@ class UncertaintyAwareMeanTeacher(Method):
     def demand(cls, settings: Settings) -> Demand:  # type: ignore[override]
         looks = settings.passes + 1
         views = Views(labelled=("weak",), unlabelled=("weak", *["noisy"] * looks))
-        return Demand(views=views, averages=1, unlabelled_forwards=1, teacher_forwards=looks)
+        return Demand(views=views, averages=1, unlabelled_forwards=1, teacher_forwards=looks, taught_at_once=looks)
 
     def build(self, problem: Problem) -> None:
         self.problem = problem

@@ -39,6 +39,10 @@ buffers inside the kernels, and the pieces in which an allocator holds what was 
 
 PASSING_ELSEWHERE = 6
 
+TEACHING = 9
+"""Memory of a pass without gradient, in the same units, of a sample: what the decoder still waits for, and buffers.
+V-Net takes 9, the 2-D U-Net 6, in either precision."""
+
 LOSS_MAPS = 4
 """float32 maps per class that the losses of one forward pass keep: logits, log-softmax, softmax, target."""
 
@@ -134,7 +138,8 @@ def peak_bytes(
     device: str,
     precision: torch.dtype,
 ) -> float:
-    """The most memory that one training process holds: when the backward pass begins, or when the optimiser steps."""
+    """The most memory that one training process holds: when the backward pass begins, while a batch passes without
+    gradient, or when the optimiser steps."""
     labelled, unlabelled = samples(plan, demand)
     voxels = prod(plan.patch)
     trained = labelled * demand.labelled_forwards + unlabelled * demand.unlabelled_forwards
@@ -152,11 +157,14 @@ def peak_bytes(
     together = labelled + unlabelled * bool(demand.unlabelled_forwards or demand.teacher_forwards)
     largest = max(each.largest for each in (network, *network.companions))
     passing = PASSING.get((device, precision), PASSING_ELSEWHERE) * largest * together
+    teaching = unlabelled * demand.taught_at_once * (TEACHING * largest + loss_maps)
     shown = labelled * len(demand.views.labelled) + unlabelled * len(demand.views.unlabelled)
     views = VIEW_COPIES * 4 * channels * voxels * shown
     # Gradients, and as much again for the optimiser's own arithmetic.
     stepping = 2 * (network.parameter_bytes * demand.networks + others)
-    return BASE_GIB.get(device, BASE_GIB["cpu"]) * GIB + weights + max(kept + passing + views, stepping)
+    return (
+        BASE_GIB.get(device, BASE_GIB["cpu"]) * GIB + weights + max(kept + passing + views, teaching + views, stepping)
+    )
 
 
 def samples(plan: Plan, demand: Demand) -> tuple[int, int]:

@@ -71,6 +71,8 @@ class Demand:
     labelled_forwards: float = 1
     unlabelled_forwards: float = 0
     teacher_forwards: float = 0
+    taught_at_once: float = 1
+    """Those forwards without gradient of an unlabelled sample that are one batch, where nothing else is kept."""
     parts: int = 1
     """Equal parts in which a step's terms are computed and back-propagated, one after the other (`Method.parts`): so
     many times less is kept at once."""
