@@ -34,7 +34,7 @@ from semivox.experiments.train import count_of, short_name
 from semivox.methods import find_method, registered_name
 from semivox.progress import progress, say
 from semivox.reporting.record import NOTHING, flatten, read_log, read_record
-from semivox.training.config import Config, DataSettings, method_settings
+from semivox.training.config import Config, DataSettings, with_every_setting
 from semivox.training.fit import read_data, training_data
 from semivox.training.run import RunFolder
 from semivox.training.stopping import STOP_S, Interrupted, sigterm_as_interrupt
@@ -398,14 +398,10 @@ def refuse_other_settings(grid: Grid, cell: Cell) -> None:
 
 
 def difference_of(before: Config, wanted: Config) -> str | None:
-    """The first setting in which a run's config is not what is wanted now, but for `MAY_DIFFER`; None without any.
-
-    A run of a version whose method lacked a setting was run with its default.
-    """
+    """The first setting in which a run's config is not what is wanted now, but for `MAY_DIFFER`; None without any."""
     # Not where the method has lost a setting since: then the two differ, and by their names.
     with suppress(SettingError):
-        settings = method_settings(before.method).model_dump(mode="json")
-        before = before.model_copy(update={"method": before.method.model_copy(update={"settings": settings})})
+        before = with_every_setting(before)
     told, now = (
         {
             name: value

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from semivox.data.case import DEFAULT
-from semivox.errors import RunError
+from semivox.errors import RunError, SettingError
 from semivox.evaluation.scores import METRICS
 from semivox.reporting.record import NOTHING, Record, flatten, read_record
 from semivox.settings import first_fault
@@ -129,19 +129,20 @@ def group_runs(runs: Sequence[Path]) -> tuple[list[RunGroup], list[str], str]:
     """
     records = [read_record(folder) for folder in runs]
     classes, unit = _common(records)
-    grouped: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    grouped: dict[frozenset[tuple[str, str]], tuple[dict[str, str], list[Record]]] = {}
     for record, config in zip(records, _whole_configs(records), strict=True):
         # What is none says nothing: a run of an older version lacks the setting.
         told = [(key, value) for key, value in flatten(config) if key not in BESIDE and value != NOTHING]
         if prompts := prompts_of(record):
             told.append((PROMPTS, prompts))
-        grouped.setdefault(tuple(told), []).append(record)
-    for members in grouped.values():
+        # A set: versions may have their settings in another order.
+        grouped.setdefault(frozenset(told), (dict(told), []))[1].append(record)
+    for _, members in grouped.values():
         _check_seeds(members)
-    names = titles([dict(settings) for settings in grouped])
+    names = titles([settings for settings, _ in grouped.values()])
     groups = [
-        _scored(members, dict(settings), classes, title)
-        for title, (settings, members) in zip(names, grouped.items(), strict=True)
+        _scored(members, settings, classes, title)
+        for title, (settings, members) in zip(names, grouped.values(), strict=True)
     ]
     return groups, classes, unit
 
@@ -201,20 +202,33 @@ def _common(records: list[Record]) -> tuple[list[str], str]:
 def _whole_configs(records: list[Record]) -> list[dict[str, Any]]:
     """The configs of the runs. Where some lack settings that others have, being of an older version, with defaults."""
     configs = [record.config for record in records]
-    names = [
-        {name for name, _ in flatten(config) if not name.startswith(("method.", "plan.network."))} for config in configs
-    ]
-    if all(own == names[0] for own in names):
+    if all(names == _names(configs[0]) for names in map(_names, configs)) and not _lacks_a_setting(configs):
         return configs
-    from semivox.training.config import Config  # with torch and all methods
+    from semivox.training.config import Config, with_every_setting  # with torch and all methods
 
     whole = []
-    for config in configs:
+    for content in configs:
         try:
-            whole.append(Config.model_validate(config).model_dump(mode="json"))
-        except ValidationError:
-            whole.append(config)
+            config = Config.model_validate(content)
+            # A run folder never names code to load.
+            known = config if ".py:" in config.method.name else with_every_setting(config)
+            whole.append(known.model_dump(mode="json"))
+        except (ValidationError, SettingError):
+            whole.append(content)
     return whole
+
+
+def _names(config: dict[str, Any]) -> set[str]:
+    """What every config has, whatever the method and the network."""
+    return {name for name, _ in flatten(config) if not name.startswith(("method.", "plan.network."))}
+
+
+def _lacks_a_setting(configs: list[dict[str, Any]]) -> bool:
+    """Whether two runs of one method have settings of other names."""
+    first: dict[Any, set[str]] = {}
+    methods = [config.get("method", {}) for config in configs]
+    names = [(method.get("name"), {name for name, _ in flatten(method)}) for method in methods]
+    return any(own != first.setdefault(name, own) for name, own in names)
 
 
 def _check_seeds(members: list[Record]) -> None:

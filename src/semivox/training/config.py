@@ -201,6 +201,15 @@ def method_settings(choice: MethodChoice) -> MethodSettings:
         raise SettingError(f"method '{choice.name}': {first_fault(error, Settings)}") from None
 
 
+def with_every_setting(config: Config) -> Config:
+    """The config with all settings of its method: a run of a version that lacked one was made with its default.
+
+    Raises SettingError where the method has lost a setting since.
+    """
+    settings = method_settings(config.method).model_dump(mode="json")
+    return config.model_copy(update={"method": config.method.model_copy(update={"settings": settings})})
+
+
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
     """Dotted names → nested dictionaries; what is given dotted wins over what is given whole."""
     content: dict[str, Any] = {}
