@@ -32,9 +32,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.methods import PREPARATION, Measured, Turns, in_turns, make_config, run_stage, train
 from semivox.data.phantom import write_phantom
+from semivox.losses.partial import certain_label
 from semivox.losses.transferable import augmentation_table, merge_moments, transferable_mean
 from semivox.methods.bidirectional_copy_paste import SIDE
-from semivox.methods.transferable_augmentation import ClassMemory, LabelledMap, TransferableSettings, annotated
+from semivox.methods.transferable_augmentation import ClassMemory, LabelledMap, TransferableSettings
 from semivox.planning.plan import BatchSize, NetworkChoice, Plan
 from semivox.sampling.mixing import similar_boxes
 from semivox.training.config import Config, DataSettings
@@ -174,7 +175,7 @@ def by_table(maps: Maps, source: ClassMemory, target: ClassMemory) -> Tensor:
     settings = TransferableSettings()
     known = torch.ones(SAMPLES // 2, CLASSES, dtype=torch.bool)
     parts = [
-        LabelledMap(maps.student[place::2], maps.logits[place::2], annotated(maps.label[place::2], known), region)
+        LabelledMap(maps.student[place::2], maps.logits[place::2], certain_label(maps.label[place::2], known), region)
         for place, region in enumerate((maps.box, ~maps.box))
     ]
     target.update(target.moments([LabelledMap(maps.teacher, maps.logits, maps.pseudo, None)], step=0), settings.decay)

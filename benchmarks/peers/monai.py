@@ -133,7 +133,10 @@ def reading(keys: Sequence[str] = (IMAGE, LABEL)) -> list:
 def preparation(spacing_mm: float, order: int) -> list:
     return [
         Orientationd((IMAGE, LABEL), axcodes="RAS"),
-        CropForegroundd((IMAGE, LABEL), source_key=IMAGE, allow_smaller=False),
+        # Its corners are of one kind when prepared and of another when read back, which no batch can hold.
+        CropForegroundd(
+            (IMAGE, LABEL), source_key=IMAGE, allow_smaller=False, start_coord_key=None, end_coord_key=None
+        ),
         NormalizeIntensityd((IMAGE,)),
         Spacingd((IMAGE, LABEL), pixdim=[spacing_mm] * 3, mode=(INTERPOLATION[order], "nearest")),
     ]
