@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 import yaml
+from benchmarks.turns import has_peers, peers_program
 from PIL import Image
 
 import semivox
@@ -123,6 +125,23 @@ def test_nnunet_gets_every_training_case_with_a_label_and_hidden_ones_are_never_
     assert json.loads((out / "splits_final.json").read_text()) == [
         {"train": [case.id for case in phantom.split("train")], "val": [validation.id]}
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_peers(), reason="needs the peers' environment, which `make peers` makes")
+@pytest.mark.parametrize("min_confidence", [None, 0.5])
+def test_nnunets_own_check_finds_no_fault_in_it(phantom, make_run, tmp_path, min_confidence):
+    out = tmp_path / "Dataset501_Phantom"
+    semivox.pseudo_label(make_run(phantom.root), phantom.root, out, min_confidence=min_confidence)
+    check = "nnunetv2.experiment_planning.verify_dataset_integrity"
+    code = f"import sys; from {check} import verify_dataset_integrity as check; check(sys.argv[1], 1)"
+    done = subprocess.run([peers_program("python"), "-c", code, str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stdout
+    assert "verify_dataset_integrity Done" in done.stdout
+    next((out / "labelsTr").iterdir()).unlink()
+    broken = subprocess.run([peers_program("python"), "-c", code, str(out)], capture_output=True, text=True)
+    assert broken.returncode != 0, "the check itself sees what is missing"
 
 
 def test_unsure_voxels_become_ignore_and_the_table_says_how_many(phantom, make_run, tmp_path):
