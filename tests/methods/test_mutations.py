@@ -577,8 +577,8 @@ MUTATIONS = (
     Mutation(
         "transmedseg",
         "labels of the other region leak",
-        "annotated(stream.label, stream.known), weight)",
-        "annotated(stream.label, stream.known), None)",
+        "certain_label(stream.label, stream.known), weight)",
+        "certain_label(stream.label, stream.known), None)",
         "test_the_augmentation_needs_no_label_of_an_unlabelled_scan_and_no_truth_elsewhere",
         function="semivox.methods.transferable_augmentation:TransferableAugmentation.hear",
     ),

@@ -37,7 +37,7 @@ from semivox.reporting.record import NOTHING, flatten, read_log, read_record
 from semivox.training.config import Config, DataSettings, with_every_setting
 from semivox.training.fit import read_data, training_data
 from semivox.training.run import RunFolder
-from semivox.training.stopping import STOP_S, Interrupted, sigterm_as_interrupt
+from semivox.training.stopping import STOP_S, Interrupted, interrupts_held_back, sigterm_as_interrupt
 
 LABELLED_ONLY = "supervised"
 
@@ -431,7 +431,8 @@ def run_cells(grid: Grid, engine: Engine, deadline: float | None) -> tuple[dict[
         while waiting or running:
             while waiting and (engine.at_once is None or len(running) < engine.at_once):
                 cell = waiting.popleft()
-                running[cell] = engine.submit(grid.task(cell))
+                with interrupts_held_back():  # or a job would be on its way that nobody knows of
+                    running[cell] = engine.submit(grid.task(cell))
             for cell, job in list(running.items()):
                 code = job.poll()
                 if code is None:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 STOP = signal.SIGUSR1
 """Asks a process to save and stop. Lightning answers SIGTERM by a message to all ranks, whatever they are just doing,
@@ -19,7 +20,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt in this block, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+    if not _hears_signals():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -27,3 +28,29 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM wait for the end of this block. Processes that begin in it are not kept from hearing them."""
+    if not _hears_signals():
+        yield
+        return
+    heard: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
+
+
+def _hears_signals() -> bool:
+    """Signals belong to the main thread."""
+    return threading.current_thread() is threading.main_thread()
