@@ -33,7 +33,7 @@ def failing() -> Callable[[], None]:
 
 
 def way(name: str, function: str = "writing", keep: Path | None = None, **arguments: object) -> Way:
-    return Way(name, "tests.benchmarks.test_turns", function, arguments, keep)
+    return Way(name, "tests.benchmarks.test_taking_turns", function, arguments, keep)
 
 
 @pytest.fixture
@@ -66,7 +66,9 @@ def test_ways_take_turns_and_the_first_round_does_not_count(tmp_path):
 
 
 def test_a_way_that_fails_is_named():
-    with pytest.raises(RuntimeError, match=r"^this one: tests\.benchmarks\.test_turns\.failing ended, see above$"):
+    with pytest.raises(
+        RuntimeError, match=r"^this one: tests\.benchmarks\.test_taking_turns\.failing ended, see above$"
+    ):
         take_turns([way("this one", "failing")], 1)
 
 
